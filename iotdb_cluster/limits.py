@@ -1,0 +1,77 @@
+"""Every bound of the server: its unit is in its name, its reason beside it.
+
+A bound that one room alone needs stands here too, so that a reader finds what is finite in one place.
+"""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# --- frames and calls -------------------------------------------------------------------------------------------------
+FRAME_BYTES_MAX = 512 * MIB  # the original's thrift_max_frame_size: a longer or negative length ends the connection
+RESPONSE_BYTES_MAX = 15 * MIB  # the Go client refuses frames above 16,384,000 bytes
+NESTING_DEPTH_MAX = 64  # structs and containers within one frame; stock clients need 5
+CONNECTIONS_MAX = 10_000  # the original's max_concurrent_client_num
+STATEMENT_CHARS_MAX = 4 * MIB  # a statement's text; also an entry could not carry more
+STATEMENT_DEPTH_MAX = 200  # nested parentheses in a condition
+SESSION_QUERIES_MAX = 1_000  # open cursors of one session
+FETCH_ROWS_DEFAULT = 10_000  # where the client names none
+FETCH_ROWS_MAX = 100_000  # a client that asks for more gets blocks of this many
+CLIENT_OUTPUT_BYTES_MAX = 32 * MIB  # unsent bytes of one client connection before its requests wait
+PEER_OUTPUT_BYTES_MAX = 64 * MIB  # unsent bytes towards one peer before log traffic to it is dropped and probed again
+PEER_CALLS_MAX = 10_000  # unanswered calls towards one peer
+
+# --- consensus --------------------------------------------------------------------------------------------------------
+ENTRY_BYTES_MAX = 4 * MIB  # one log entry; larger calls are cut by group, then by rows
+INFLIGHT_MESSAGES_MAX = 64  # append messages on the way to one follower
+INFLIGHT_BYTES_MAX = 16 * MIB  # their bytes
+APPEND_BYTES_MAX = 1 * MIB  # entries of one append message (one larger entry goes alone)
+UNCOMMITTED_BYTES_MAX = 64 * MIB  # proposed and not committed, a group; beyond it proposals are refused
+COMMITTED_BYTES_PER_READY_MAX = 16 * MIB  # entries handed to apply at once
+FORWARD_HOPS_MAX = 3  # a request forwarded more often is going round in circles
+REQUESTS_AHEAD_MAX = 1 << 20  # sequence numbers of a node between its lowest unanswered request and its newest
+
+# --- durable log ------------------------------------------------------------------------------------------------------
+LOG_SEGMENT_BYTES = 64 * MIB  # one pre-allocated file
+LOG_BLOCK_BYTES = 4 * KIB  # a batch starts on such a boundary
+LOG_BATCH_BYTES_MAX = 16 * MIB  # one write and fdatasync
+LOG_BYTES_MAX = 1 * GIB  # units that pin more than this are flushed, oldest first
+LOG_CACHE_BYTES_MAX = 64 * MIB  # recent entries kept in memory for followers
+LOG_SPARE_SEGMENTS = 2  # always pre-allocated, so that a full disk does not stop elections and deletes
+
+# --- schema and partition ---------------------------------------------------------------------------------------------
+SLOTS = 10_000  # fixed by the original; the table is 10,000 owners and epochs
+SLOT_SALT = 2333  # seed of the slot hash
+PARTITIONS_PER_STORAGE_GROUP_MAX = 10_000  # a client that sends ns for ms would open one a row
+OPEN_INTENTS_MAX = 1_000  # unfinished deletes of one storage group
+PATH_NODES_MAX = 256  # levels of a path
+PATH_CHARS_MAX = 65_535
+TAG_BYTES_MAX = 700  # tags and attributes of one series (tag_attribute_total_size)
+QUERY_SERIES_MAX = 1_000  # max_deduplicated_path_num
+SERIES_CACHE_MAX = 1_000_000  # resolved series that a coordinator remembers
+
+# --- storage ----------------------------------------------------------------------------------------------------------
+STATISTICS_ROWS = 1_024  # rows of a statistics block
+PAGE_ROWS = 10_240  # rows of a page, a multiple of STATISTICS_ROWS
+MEMTABLE_FLUSH_BYTES = 64 * MIB  # a unit's memtable of this size is sealed
+MEMTABLE_FLUSH_AGE_MS = 3_600_000
+MEMTABLE_BYTES_MAX = 512 * MIB  # all memtables of a node, waiting ones included, where the configuration names none
+TABLET_ROWS_MAX = 1_000_000
+TABLET_COLUMNS_MAX = 5_000
+SCAN_BATCH_ROWS = 10_000  # rows of one batch between operators and between nodes
+CURSORS_MAX = 1_000  # open scans of one node
+CURSOR_IDLE_MS_MAX = 300_000  # an untouched cursor ends
+
+# --- time -------------------------------------------------------------------------------------------------------------
+HEARTBEAT_INTERVAL_MS = 100
+ELECTION_TIMEOUT_MS = 500  # randomised to twice
+WRITE_TIMEOUT_MS = 30_000
+READ_TIMEOUT_MS = 30_000
+QUERY_TIMEOUT_MS = 60_000
+CONNECT_TIMEOUT_MS = 20_000
+LOOP_BLOCKED_MS_MAX = 10  # longer work goes to a worker thread
+WORKER_THREADS = 4
+INT64_MIN = -(1 << 63)
+INT64_MAX = (1 << 63) - 1
