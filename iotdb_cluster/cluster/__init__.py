@@ -1,1 +1,1 @@
-"""The shell that makes rooms a node: group drivers, the shared durable log, routing, and what nodes say to each other."""
+"""The shell that makes rooms a node: group drivers, the shared durable log, routing, and the talk between nodes."""

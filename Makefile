@@ -1,0 +1,36 @@
+# One command for each intent; `make help` lists them. Each works from a fresh clone.
+SHELL := /bin/bash
+PY := .venv/bin/python
+SEED ?= 1
+N ?= 20000
+export PYTHONPATH := $(CURDIR)
+
+.PHONY: help env test check ci format docs sim raft-oracle
+
+help:            ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
+
+env:             ## the isolated environment with everything that tests need
+	@sbin/env.sh --dev
+
+test: env        ## all tests
+	$(PY) -m pytest -n 2 --dist loadfile
+
+check: env       ## formatting, lint, types, arrows between rooms, tidiness, generated documents
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) -m pytest -q tests/repo
+
+ci: check        ## what CI runs
+	$(MAKE) test
+
+format: env      ## format the code
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+raft-oracle: env ## N random directives through our Raft core and etcd's, identical text (needs Go)
+	$(PY) tests/raft/oracle.py --n $(N) --seed $(SEED)
+
+sim: env         ## three whole nodes in the simulated world: SEED=n for one seed, SEEDS=m for several
+	$(PY) -m iotdb_cluster.simulation $(if $(SEEDS),--seeds $(SEEDS),--seed $(SEED))
