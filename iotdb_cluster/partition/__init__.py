@@ -1,0 +1,9 @@
+"""Slots, time partitions, the ring, the partition table: pure functions over values."""
+
+from __future__ import annotations
+
+from iotdb_cluster.partition.ring import Ring
+from iotdb_cluster.partition.slots import partition_bounds, partition_of, schema_slot_of, slot_of
+from iotdb_cluster.partition.table import PartitionTable
+
+__all__ = ["PartitionTable", "Ring", "partition_bounds", "partition_of", "schema_slot_of", "slot_of"]
