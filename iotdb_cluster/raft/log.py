@@ -1,0 +1,296 @@
+"""One replica's log as the core sees it: the stable part behind a `LogView`, and the tail that is not durable yet."""
+
+from __future__ import annotations
+
+from iotdb_cluster.errors import InvariantViolation, check
+from iotdb_cluster.raft.message import (
+    ENTRY_OVERHEAD_BYTES,
+    NO_ENTRIES,
+    Compacted,
+    Entries,
+    LogView,
+    Snapshot,
+    Unavailable,
+)
+
+__all__ = ["RaftLog"]
+
+
+class RaftLog:
+    """applied <= applying <= committed <= last index, and none of the first three ever decreases.
+
+    The tail's first entry has index `offset`; entries below `offset_in_progress` were handed to the log writer. A tail
+    that is handed out is copied, so that what is replaced here later does not change under the writer.
+    """
+
+    __slots__ = (
+        "_data",
+        "_kinds",
+        "_terms",
+        "applied",
+        "applying",
+        "applying_bytes",
+        "applying_bytes_max",
+        "applying_paused",
+        "committed",
+        "offset",
+        "offset_in_progress",
+        "snapshot",
+        "snapshot_in_progress",
+        "view",
+    )
+
+    def __init__(self, view: LogView, applying_bytes_max: int) -> None:
+        self.view = view
+        self.offset = self.offset_in_progress = view.last_index() + 1
+        self._terms: list[int] = []
+        self._kinds: list[int] = []
+        self._data: list[bytes] = []
+        self.snapshot: Snapshot | None = None  # received, not installed yet
+        self.snapshot_in_progress = False
+        self.committed = self.applying = self.applied = view.first_index() - 1
+        self.applying_bytes_max = applying_bytes_max
+        self.applying_bytes = 0
+        self.applying_paused = False
+
+    # --- where it begins and ends -----------------------------------------------------------------------------------
+    @property
+    def first_index(self) -> int:
+        return self.view.first_index() if self.snapshot is None else self.snapshot.index + 1
+
+    @property
+    def last_index(self) -> int:
+        return self.offset + len(self._terms) - 1
+
+    def last_id(self) -> tuple[int, int]:
+        """(term, index) of the last entry."""
+        last = self.last_index
+        return self.term(last), last
+
+    def term(self, index: int) -> int:
+        """Raises Compacted, Unavailable."""
+        at = index - self.offset
+        if at >= 0:
+            if at >= len(self._terms):
+                raise Unavailable(index)
+            return self._terms[at]
+        snapshot = self.snapshot
+        if snapshot is not None:
+            if index != snapshot.index:
+                raise Compacted(index)
+            return snapshot.term
+        if index + 1 < self.view.first_index():
+            raise Compacted(index)
+        return self.view.term(index)
+
+    def term_or_zero(self, index: int) -> int:
+        try:
+            return self.term(index)
+        except (Compacted, Unavailable):
+            return 0
+
+    def matches(self, term: int, index: int) -> bool:
+        try:
+            return self.term(index) == term
+        except (Compacted, Unavailable):
+            return False
+
+    def is_up_to_date(self, term: int, index: int) -> bool:
+        """Whether a log that ends there holds all that this one can have committed."""
+        return (term, index) >= self.last_id()
+
+    # --- appending --------------------------------------------------------------------------------------------------
+    def append_own(self, term: int, kinds: list[int], data: list[bytes]) -> int:
+        """A leader's entries behind its last one; the new last index."""
+        self._terms.extend([term] * len(data))
+        self._kinds.extend(kinds)
+        self._data.extend(data)
+        return self.last_index
+
+    def maybe_append(self, term: int, index: int, entries: Entries, commit: int) -> int | None:
+        """A leader's entries behind its entry (term, index): the last index that agrees now, None if it is not here."""
+        if not self.matches(term, index):
+            return None
+        last_new = index + len(entries.terms)
+        conflict = self._find_conflict(index + 1, entries.terms)
+        if conflict:
+            check(conflict > self.committed, "entry %d contradicts the committed %d", conflict, self.committed)
+            self._replace_from(
+                conflict, entries if conflict == entries.first else entries.slice(conflict, last_new + 1)
+            )
+        self.commit_to(min(commit, last_new))
+        return last_new
+
+    def _find_conflict(self, first: int, terms: list[int]) -> int:
+        """Index of the first entry that is missing here or has another term; 0 where all are here."""
+        overlap = min(self.last_index + 1 - first, len(terms))
+        for at in range(overlap):
+            if not self.matches(terms[at], first + at):
+                return first + at
+        return first + overlap if overlap < len(terms) else 0
+
+    def _replace_from(self, index: int, entries: Entries) -> None:
+        """`entries` take the place of everything from `index` on."""
+        at = index - self.offset
+        check(at <= len(self._terms), "entries from %d leave a gap behind %d", index, self.last_index)
+        if at < 0:
+            self.offset = self.offset_in_progress = index
+            at = 0
+        elif index < self.offset_in_progress:
+            self.offset_in_progress = index
+        self._terms[at:] = entries.terms
+        self._kinds[at:] = entries.kinds
+        self._data[at:] = entries.data
+
+    def find_conflict_by_term(self, index: int, term: int) -> tuple[int, int]:
+        """(index, its term): the last entry up to `index` of a term up to `term`; the term is 0 if unknown."""
+        while index > 0:
+            try:
+                own = self.term(index)
+            except (Compacted, Unavailable):
+                return index, 0
+            if own <= term:
+                return index, own
+            index -= 1
+        return 0, 0
+
+    # --- the tail ---------------------------------------------------------------------------------------------------
+    @property
+    def has_unstable(self) -> bool:
+        """Whether entries are not durable yet, handed to the writer or not."""
+        return bool(self._terms)
+
+    @property
+    def has_next_unstable(self) -> bool:
+        return self.offset + len(self._terms) > self.offset_in_progress
+
+    def next_unstable(self) -> Entries:
+        """Entries that the writer has not been given."""
+        if self.offset + len(self._terms) == self.offset_in_progress:
+            return NO_ENTRIES
+        return self._tail(self.offset_in_progress, self.offset + len(self._terms))
+
+    @property
+    def next_snapshot(self) -> Snapshot | None:
+        return None if self.snapshot_in_progress else self.snapshot
+
+    def accept_unstable(self) -> None:
+        """The writer has all that there is."""
+        if self._terms:
+            self.offset_in_progress = self.offset + len(self._terms)
+        if self.snapshot is not None:
+            self.snapshot_in_progress = True
+
+    def stable_to(self, term: int, index: int) -> None:
+        """The writer has made the log durable up to (term, index); nothing happens where that was replaced since."""
+        at = index - self.offset
+        if not 0 <= at < len(self._terms) or self._terms[at] != term:
+            return
+        del self._terms[: at + 1]
+        del self._kinds[: at + 1]
+        del self._data[: at + 1]
+        self.offset = index + 1
+        self.offset_in_progress = max(self.offset_in_progress, self.offset)
+
+    def stable_snapshot_to(self, index: int) -> None:
+        if self.snapshot is not None and self.snapshot.index == index:
+            self.snapshot = None
+            self.snapshot_in_progress = False
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Start anew behind a received snapshot."""
+        check(snapshot.index >= self.committed, "a snapshot of %d for commit %d", snapshot.index, self.committed)
+        self.committed = snapshot.index
+        self.offset = self.offset_in_progress = snapshot.index + 1
+        self._terms, self._kinds, self._data = [], [], []
+        self.snapshot = snapshot
+        self.snapshot_in_progress = False
+
+    def _tail(self, low: int, high: int) -> Entries:
+        a = low - self.offset
+        b = high - self.offset
+        return Entries(low, self._terms[a:b], self._kinds[a:b], self._data[a:b])
+
+    # --- commit and apply -------------------------------------------------------------------------------------------
+    def commit_to(self, index: int) -> None:
+        if index > self.committed:
+            check(
+                index <= self.last_index, "commit %d lies behind the last index %d: log lost?", index, self.last_index
+            )
+            self.committed = index
+
+    def maybe_commit(self, term: int, index: int) -> bool:
+        """Commit up to `index` if that entry is of `term`, the leader's own."""
+        if index <= self.committed or not self.matches(term, index):
+            return False
+        self.commit_to(index)
+        return True
+
+    def _appliable_to(self, allow_unstable: bool) -> int:
+        return self.committed if allow_unstable else min(self.committed, self.offset - 1)
+
+    def has_next_committed(self, allow_unstable: bool) -> bool:
+        if self.applying_paused or self.snapshot is not None:
+            return False
+        return self.applying < self._appliable_to(allow_unstable)
+
+    def next_committed(self, allow_unstable: bool) -> Entries:
+        """Entries to apply next; `allow_unstable` also those of which only the others' copies are durable."""
+        if not self.has_next_committed(allow_unstable):
+            return NO_ENTRIES
+        room = self.applying_bytes_max - self.applying_bytes
+        check(room > 0, "%d bytes are being applied, %d may be", self.applying_bytes, self.applying_bytes_max)
+        return self.slice(self.applying + 1, self._appliable_to(allow_unstable) + 1, room)
+
+    def accept_applying(self, index: int, size: int, allow_unstable: bool) -> None:
+        """The state machine has entries up to `index`, of `size` bytes, in hand."""
+        check(index <= self.committed, "applying %d beyond commit %d", index, self.committed)
+        self.applying = index
+        self.applying_bytes += size
+        # Where the limit held something back, wait for an answer: otherwise many small reads would follow.
+        self.applying_paused = self.applying_bytes >= self.applying_bytes_max or index < self._appliable_to(
+            allow_unstable
+        )
+
+    def applied_to(self, index: int, size: int) -> None:
+        check(
+            self.applied <= index <= self.committed,
+            "applied %d, was %d, commit %d",
+            index,
+            self.applied,
+            self.committed,
+        )
+        self.applied = index
+        self.applying = max(self.applying, index)
+        self.applying_bytes = max(0, self.applying_bytes - size)
+        self.applying_paused = self.applying_bytes >= self.applying_bytes_max
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+    def entries(self, low: int, bytes_max: int) -> Entries:
+        """Entries from `low` to the end, within `bytes_max`, at least one where there is one. Raises Compacted."""
+        if low > self.last_index:
+            return NO_ENTRIES
+        return self.slice(low, self.last_index + 1, bytes_max)
+
+    def slice(self, low: int, high: int, bytes_max: int) -> Entries:
+        """Entries [low, high) as far as `bytes_max` allows, at least one where there is one. Raises Compacted."""
+        check(low <= high <= self.last_index + 1, "log slice [%d, %d) behind %d", low, high, self.last_index)
+        if low >= self.offset:
+            return self._tail(low, high).limit(bytes_max) if low < high else NO_ENTRIES
+        if low < self.first_index:
+            raise Compacted(low)
+        cut = min(high, self.offset)
+        try:
+            stable = self.view.entries(low, cut, bytes_max)
+        except Unavailable as exception:
+            raise InvariantViolation(f"the stable log does not hold entries [{low}, {cut})") from exception
+        check(stable.first == low and 0 < len(stable.terms) <= cut - low, "the stable log gave %s for %d", stable, low)
+        if stable.first + len(stable.terms) < high and len(stable.terms) == cut - low:
+            size = stable.byte_size
+            if size + len(self._data[0]) + ENTRY_OVERHEAD_BYTES <= bytes_max:
+                return stable.concat(self._tail(cut, high).limit(bytes_max - size))
+        return stable
+
+    def take_snapshot(self) -> Snapshot:
+        """The newest snapshot. Raises SnapshotNotReady."""
+        return self.snapshot if self.snapshot is not None else self.view.snapshot()

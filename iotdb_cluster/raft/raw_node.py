@@ -1,0 +1,416 @@
+"""One replica of a group, without I/O and without a clock.
+
+The owner feeds it time (`tick`), messages (`step`) and proposals; whenever `has_ready()` it takes `ready()` and does
+what stands there. There are two ways to say that it is done:
+
+* synchronous: write `hard_state`, `entries` and `snapshot` and sync them, then send `messages`, apply `committed`, and
+  call `advance()` before the next `ready()`;
+* `async_storage_writes`: everything to do is a message. Peers' messages go out at once. One to LOCAL_APPEND is a
+  write for the log (hard state in term, vote and commit where `term` is set; entries or a snapshot), one to LOCAL_APPLY
+  is work for the state machine; done, its `responses` are delivered, to peers or by `step` to this replica. Each of the
+  two works in order; many may be under way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from iotdb_cluster.errors import check
+from iotdb_cluster.raft.config import Config
+from iotdb_cluster.raft.membership import Configuration
+from iotdb_cluster.raft.message import (
+    LOCAL_APPEND,
+    LOCAL_APPLY,
+    NO_ENTRIES,
+    ConfChange,
+    ConfState,
+    Entries,
+    EntryKind,
+    HardState,
+    Message,
+    MessageType,
+    ReadState,
+    Role,
+    Snapshot,
+    UnknownPeer,
+    encode_conf_change,
+)
+from iotdb_cluster.raft.progress import Progress, ProgressState
+from iotdb_cluster.raft.raft import Raft
+
+__all__ = ["MemberStatus", "RawNode", "Ready", "SoftState", "Status"]
+
+_LOCAL: Final = frozenset(
+    (
+        MessageType.HUP.value,
+        MessageType.BEAT.value,
+        MessageType.UNREACHABLE.value,
+        MessageType.SNAP_STATUS.value,
+        MessageType.CHECK_QUORUM.value,
+        MessageType.STORAGE_APPEND.value,
+        MessageType.STORAGE_APPEND_RESP.value,
+        MessageType.STORAGE_APPLY.value,
+        MessageType.STORAGE_APPLY_RESP.value,
+    )
+)
+_RESPONSES: Final = frozenset(
+    (
+        MessageType.APP_RESP.value,
+        MessageType.VOTE_RESP.value,
+        MessageType.HEARTBEAT_RESP.value,
+        MessageType.READ_INDEX_RESP.value,
+        MessageType.PRE_VOTE_RESP.value,
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SoftState:
+    leader: int
+    role: Role
+
+
+@dataclass(slots=True)
+class Ready:
+    """What is to be done now; see the module. What did not change is None or empty."""
+
+    soft_state: SoftState | None = None
+    hard_state: HardState | None = None
+    read_states: list[ReadState] = field(default_factory=list)
+    entries: Entries = NO_ENTRIES
+    snapshot: Snapshot | None = None
+    committed: Entries = NO_ENTRIES
+    messages: list[Message] = field(default_factory=list)
+    must_sync: bool = False  # term, vote or entries changed: the write must be durable before it counts
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatus:
+    """One member as its leader sees it."""
+
+    match: int
+    next: int
+    state: ProgressState
+    learner: bool
+    active: bool
+    paused: bool
+    pending_snapshot: int
+    inflight: int
+    inflight_full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """`progress` is empty unless this replica leads."""
+
+    id: int
+    hard_state: HardState
+    leader: int
+    role: Role
+    applied: int
+    transferee: int
+    configuration: Configuration
+    progress: dict[int, MemberStatus]
+
+
+class RawNode:
+    """See the module."""
+
+    __slots__ = ("_after_advance", "_async", "_hard", "_leader", "_raft", "_role")
+
+    def __init__(self, config: Config) -> None:
+        self._raft = Raft(config)
+        self._async = config.async_storage_writes
+        self._leader = self._raft.leader
+        self._role = self._raft.role
+        self._hard = self._hard_state()
+        self._after_advance: list[Message] = []
+
+    # --- what it is -------------------------------------------------------------------------------------------------
+    @property
+    def id(self) -> int:
+        return self._raft.id
+
+    @property
+    def leader(self) -> int:
+        """Replica id of the leader as far as known, or 0."""
+        return self._raft.leader
+
+    @property
+    def role(self) -> Role:
+        return self._raft.role
+
+    @property
+    def is_leader(self) -> bool:
+        return self._raft.role is Role.LEADER
+
+    @property
+    def term(self) -> int:
+        return self._raft.term
+
+    @property
+    def vote(self) -> int:
+        return self._raft.vote
+
+    @property
+    def commit(self) -> int:
+        return self._raft.log.committed
+
+    @property
+    def applied(self) -> int:
+        return self._raft.log.applied
+
+    @property
+    def last_index(self) -> int:
+        """Index of the last entry, durable or not."""
+        return self._raft.log.last_index
+
+    @property
+    def configuration(self) -> Configuration:
+        return self._raft.configuration
+
+    @property
+    def conf_state(self) -> ConfState:
+        return self._raft.configuration.conf_state()
+
+    @property
+    def transferee(self) -> int:
+        """Who is about to take over from this leader, or 0."""
+        return self._raft.transferee
+
+    @property
+    def committed_in_term(self) -> bool:
+        """Whether an entry of the current term is committed; before that a leader answers no read."""
+        return self._raft.committed_in_term
+
+    @property
+    def quiet(self) -> bool:
+        """On a leader: every member has all entries and was sent the commit index, and nothing waits here."""
+        raft = self._raft
+        log = raft.log
+        last = log.last_index
+        if raft.role is not Role.LEADER or log.committed != last or log.applied != last or raft.read_index.waiting:
+            return False
+        for _, progress in raft.others():
+            if progress.match != last or progress.sent_commit != last or progress.state is not ProgressState.REPLICATE:
+                return False
+        return True
+
+    def status(self) -> Status:
+        raft = self._raft
+        progress = {member: _describe(one) for member, one in raft.progress.items()} if self.is_leader else {}
+        return Status(
+            raft.id,
+            self._hard_state(),
+            raft.leader,
+            raft.role,
+            raft.log.applied,
+            raft.transferee,
+            raft.configuration,
+            progress,
+        )
+
+    def _hard_state(self) -> HardState:
+        raft = self._raft
+        return HardState(raft.term, raft.vote, raft.log.committed)
+
+    # --- time -------------------------------------------------------------------------------------------------------
+    def tick(self, count: int = 1) -> None:
+        self._raft.tick(count)
+
+    @property
+    def ticks_left(self) -> int:
+        """Ticks until something may happen by itself, at least 1."""
+        return self._raft.ticks_left
+
+    def leader_is_alive(self) -> None:
+        """On a follower: its leader of this term was heard of by another way; counts as an empty heartbeat."""
+        self._raft.election_elapsed = 0
+
+    def member_is_alive(self, member: int) -> None:
+        """On a leader: the member, which acknowledges this term, was heard of by another way."""
+        progress = self._raft.progress.get(member)
+        if progress is not None:
+            progress.active = True
+
+    # --- input ------------------------------------------------------------------------------------------------------
+    def step(self, message: Message) -> None:
+        """A message from a peer or a response of the log writer or state machine.
+
+        Raises UnknownPeer for what no member can have sent, ProposalDropped for a forwarded proposal that is not taken.
+        """
+        kind = message.type
+        if message.source < LOCAL_APPLY:
+            if kind in _LOCAL:
+                raise UnknownPeer(f"a message of type {kind} is local, {message.source} sent it")
+            if kind in _RESPONSES and message.source not in self._raft.progress:
+                raise UnknownPeer(f"{message.source} is no member")
+        self._raft.step(message)
+
+    def campaign(self) -> None:
+        """Start an election now."""
+        self._raft.step(Message(MessageType.HUP))
+
+    def propose(self, data: list[bytes]) -> tuple[int, int] | None:
+        """Append payloads as one run of entries: (term, index of the first) on the leader, None where forwarded.
+
+        An entry is decided when one is applied at its index: this one if the term is the same. Raises ProposalDropped,
+        and then nothing was appended.
+        """
+        return self._propose([EntryKind.NORMAL] * len(data), data)
+
+    def propose_conf_change(
+        self, change: ConfChange, kind: EntryKind = EntryKind.CONF_CHANGE
+    ) -> tuple[int, int] | None:
+        """As `propose`. Where it cannot be taken now the leader appends an empty entry instead: see what is applied."""
+        check(
+            kind is EntryKind.CONF_CHANGE or (kind is EntryKind.CONF_CHANGE_SINGLE and len(change.changes) == 1),
+            "entry kind %d for %d changes",
+            kind,
+            len(change.changes),
+        )
+        return self._propose([kind], [encode_conf_change(change)])
+
+    def _propose(self, kinds: list[int], data: list[bytes]) -> tuple[int, int] | None:
+        raft = self._raft
+        first = raft.log.last_index + 1
+        leads = raft.role is Role.LEADER
+        raft.step(Message(MessageType.PROP, source=raft.id, entries=Entries(0, [0] * len(data), kinds, data)))
+        return (raft.term, first) if leads else None
+
+    def apply_conf_change(self, change: ConfChange) -> ConfState:
+        """To be called when a configuration entry is applied; the returned configuration is to be stored."""
+        return self._raft.apply_conf_change(change)
+
+    def read_index(self, context: bytes) -> None:
+        """Ask for an index; a `ReadState` with `context` follows, or nothing: then ask again."""
+        self._raft.step(Message(MessageType.READ_INDEX, context=context))
+
+    def report_unreachable(self, member: int) -> None:
+        """What was sent to the member is probably lost."""
+        self._raft.step(Message(MessageType.UNREACHABLE, source=member))
+
+    def report_snapshot(self, member: int, *, ok: bool) -> None:
+        """Whether the snapshot that was sent to the member has arrived there. Without a report nothing more is sent."""
+        self._raft.step(Message(MessageType.SNAP_STATUS, source=member, reject=not ok))
+
+    def transfer_leader(self, target: int) -> None:
+        """Hand the lead over; until the target has it, or an election timeout, proposals are dropped."""
+        self._raft.step(Message(MessageType.TRANSFER_LEADER, source=target))
+
+    def forget_leader(self) -> None:
+        """On a follower: vote as if the leader had not been heard of; the election timeout goes on."""
+        self._raft.step(Message(MessageType.FORGET_LEADER))
+
+    # --- output -----------------------------------------------------------------------------------------------------
+    def has_ready(self) -> bool:
+        raft = self._raft
+        log = raft.log
+        if raft.messages or raft.after_append or raft.read_states or log.has_next_unstable:
+            return True
+        hard = self._hard
+        if log.committed != hard.commit or raft.term != hard.term or raft.vote != hard.vote:
+            return True
+        if raft.leader != self._leader or raft.role is not self._role:
+            return True
+        if log.snapshot is not None:
+            return not log.snapshot_in_progress
+        return log.applying < log.committed and log.has_next_committed(not self._async)
+
+    def ready(self) -> Ready:
+        """Take what is to be done; it counts as in hand from now on."""
+        raft = self._raft
+        log = raft.log
+        check(not self._after_advance, "ready() before advance()")
+        ready = Ready(messages=raft.messages, read_states=raft.read_states, entries=log.next_unstable())
+        ready.committed = log.next_committed(not self._async)
+        ready.snapshot = log.next_snapshot
+        if raft.leader != self._leader or raft.role is not self._role:
+            self._leader, self._role = raft.leader, raft.role
+            ready.soft_state = SoftState(raft.leader, raft.role)
+        before, hard = self._hard, self._hard_state()
+        if hard != before:
+            ready.hard_state = self._hard = hard
+        ready.must_sync = bool(ready.entries.terms) or hard.vote != before.vote or hard.term != before.term
+        if self._async:
+            self._ask_storage(ready)
+        else:
+            self._expect_advance(ready)
+        raft.messages, raft.after_append, raft.read_states = [], [], []
+        log.accept_unstable()
+        committed = ready.committed
+        if committed.terms:
+            log.accept_applying(committed.last, committed.byte_size, not self._async)
+        return ready
+
+    def advance(self) -> None:
+        """Synchronous mode: everything in the last `ready()` is done."""
+        check(not self._async, "advance() with async_storage_writes")
+        steps, self._after_advance = self._after_advance, []
+        for message in steps:
+            self._raft.step(message)
+
+    def _append_response(self, ready: Ready) -> Message | None:
+        """What the log writer answers: the log up to its present end is durable."""
+        raft = self._raft
+        log = raft.log
+        if not log.has_unstable and ready.snapshot is None:
+            return None
+        message = Message(MessageType.STORAGE_APPEND_RESP, raft.id, LOCAL_APPEND, raft.term, snapshot=ready.snapshot)
+        if log.has_unstable:
+            # Also where nothing new is handed over: an answer in this term replaces one that comes in an old one.
+            message.log_term, message.index = log.last_id()
+        return message
+
+    def _apply_response(self, committed: Entries) -> Message:
+        return Message(MessageType.STORAGE_APPLY_RESP, self._raft.id, LOCAL_APPLY, entries=committed)
+
+    def _ask_storage(self, ready: Ready) -> None:
+        raft = self._raft
+        hard = ready.hard_state
+        if ready.entries.terms or hard is not None or ready.snapshot is not None or raft.after_append:
+            responses = raft.after_append
+            answer = self._append_response(ready)
+            if answer is not None:
+                responses.append(answer)
+            message = Message(
+                MessageType.STORAGE_APPEND,
+                LOCAL_APPEND,
+                raft.id,
+                entries=ready.entries,
+                snapshot=ready.snapshot,
+                responses=responses,
+            )
+            if hard is not None:
+                message.term, message.vote, message.commit = hard
+            ready.messages.append(message)
+        if ready.committed.terms:
+            answer = self._apply_response(ready.committed)
+            ready.messages.append(
+                Message(MessageType.STORAGE_APPLY, LOCAL_APPLY, raft.id, entries=ready.committed, responses=[answer])
+            )
+
+    def _expect_advance(self, ready: Ready) -> None:
+        own = self._raft.id
+        for message in self._raft.after_append:
+            (self._after_advance if message.to == own else ready.messages).append(message)
+        answer = self._append_response(ready)
+        if answer is not None:
+            self._after_advance.append(answer)
+        if ready.committed.terms:
+            self._after_advance.append(self._apply_response(ready.committed))
+
+
+def _describe(progress: Progress) -> MemberStatus:
+    return MemberStatus(
+        progress.match,
+        progress.next,
+        progress.state,
+        progress.learner,
+        progress.active,
+        progress.is_paused,
+        progress.pending_snapshot,
+        len(progress.inflights),
+        progress.inflights.full,
+    )
