@@ -1,0 +1,276 @@
+"""Flush and compaction: what is prepared on the loop, run on a worker thread, and finished on the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from iotdb_cluster.columns import DataType
+from iotdb_cluster.errors import SystemFault
+from iotdb_cluster.limits import INT64_MAX, INT64_MIN, PAGE_ROWS
+from iotdb_cluster.storage.chunk_reader import Cache, ChunkFile
+from iotdb_cluster.storage.chunk_writer import ChunkWriter
+from iotdb_cluster.storage.durable import disk_faults, make_directory
+from iotdb_cluster.storage.filenames import chunk_name
+from iotdb_cluster.storage.manifest import Manifest, ManifestState
+from iotdb_cluster.storage.memtable import Memtable, SeriesKey
+from iotdb_cluster.storage.merge import in_batches
+from iotdb_cluster.storage.reader import UnitReader
+from iotdb_cluster.storage.tables import live_rows
+from iotdb_cluster.storage.types import FileInfo, Position, StoreOptions, UnitId
+from iotdb_cluster.storage.unit import Sealed, Unit, in_force
+from iotdb_cluster.world import FileSystem
+
+__all__ = ["CompactionJob", "FlushJob", "Surroundings"]
+
+SPARSE_FACTOR = 3  # groups of a device are joined as one table unless it has more than so many times their cells
+
+
+class Surroundings(Protocol):
+    """What jobs need of the store."""
+
+    files: FileSystem
+    options: StoreOptions
+    cache: Cache
+
+    def flush_finished(self, unit: Unit, upto: Sealed) -> None: ...
+    def compaction_finished(self, unit: Unit, old: Sequence[ChunkFile], new: ChunkFile | None) -> None: ...
+    def discard(self, path: str) -> None: ...
+
+
+class _FileJob:
+    """Writes one chunk file of a unit and makes the manifest name it."""
+
+    def __init__(self, store: Surroundings, unit: Unit) -> None:
+        self._store = store
+        self._unit = unit
+
+    def _write(
+        self, level: int, fill: Callable[[ChunkWriter], None], low: Position, high: Position, folded: Position
+    ) -> tuple[int, FileInfo] | None:
+        """A synced chunk file, not in the manifest yet; None if `fill` wrote nothing."""
+        unit, files = self._unit, self._store.files
+        number = unit.next_number()
+        name = chunk_name(number)
+        path = f"{unit.directory}/{name}"
+        writer = ChunkWriter(files, path, level)
+        try:
+            fill(writer)
+            if writer.is_empty:
+                writer.abandon()
+                self._store.discard(path)
+                return None
+            size, crc = writer.finish()
+            with disk_faults(unit.directory):
+                files.sync_directory(unit.directory)
+        except SystemFault:
+            writer.abandon()
+            self._store.discard(path)
+            raise
+        return number, FileInfo(name, path, size, crc, low, high, folded)
+
+    def _publish(self, change: Callable[[ManifestState], ManifestState], removed: list[int], added: list[int]) -> bool:
+        """Make a change of the manifest durable; False if the unit was dropped meanwhile."""
+        unit = self._unit
+        with unit.lock:
+            if unit.dropped:
+                return False
+            state = change(unit.state)
+            state = replace(state, tombstones=in_force(state.tombstones, state.files.values()))
+            if unit.manifest is None:
+                unit.manifest = Manifest.create(self._store.files, unit.directory, state)
+            else:
+                unit.manifest.edit(state, removed, added)
+            unit.state = state
+            return True
+
+
+class FlushJob(_FileJob):
+    """Turns one sealed memtable into a chunk file (and first those sealed before it that are not files yet)."""
+
+    def __init__(self, store: Surroundings, unit: Unit, sealed: Sealed) -> None:
+        super().__init__(store, unit)
+        self._sealed = sealed
+        self._ended = False
+        sealed.has_job = True
+        unit.busy += 1
+
+    @property
+    def unit(self) -> UnitId:
+        return self._unit.id
+
+    @property
+    def position(self) -> Position:
+        """The unit is flushed to here once the job is finished."""
+        return max(self._sealed.memtable.high, self._unit.flushed)
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the job frees."""
+        return self._sealed.memtable.bytes
+
+    def run(self) -> None:
+        """Sort, encode, write, sync: on a worker thread. SystemFault where the disk fails: give the job up then."""
+        unit = self._unit
+        with unit.flushing:
+            for sealed in list(unit.sealed):
+                if not sealed.done and not unit.dropped:
+                    self._flush(sealed)
+                if sealed is self._sealed:
+                    break
+
+    def _flush(self, sealed: Sealed) -> None:
+        unit, memtable = self._unit, sealed.memtable
+        if unit.manifest is None:
+            make_directory(self._store.files, unit.directory)
+        written = None
+        if memtable.low is not None:
+            level = self._store.options.flush_level
+            written = self._write(
+                level, lambda writer: _write_memtable(writer, memtable), memtable.low, memtable.high, (0, 0)
+            )
+
+        def change(state: ManifestState) -> ManifestState:
+            added = dict([written] if written is not None else [])
+            return replace(
+                state,
+                flushed=max(state.flushed, memtable.high),
+                meta=sealed.meta,
+                files={**state.files, **added},
+                tombstones=[*state.tombstones, *memtable.tombstones],
+            )
+
+        if self._publish(change, [], [written[0]] if written is not None else []):
+            if written is not None:
+                sealed.file = ChunkFile(self._store.files, written[1], self._store.cache)
+            sealed.done = True
+
+    def finish(self) -> None:
+        """Put the file in the memtable's place: on the loop, after `run` returned or raised; always exactly once."""
+        if self._ended:
+            return
+        self._ended = True
+        self._sealed.has_job = False
+        if self._sealed.done and not self._unit.dropped:
+            self._store.flush_finished(self._unit, self._sealed)
+        self._unit.busy -= 1
+
+    give_up = finish  # after a failed `run`: the memtable stays, and the next seal gives a new job for it
+
+
+def _write_memtable(writer: ChunkWriter, memtable: Memtable) -> None:
+    low, high = memtable.low, memtable.high
+    if low is None:
+        return
+    for device in memtable.devices():
+        for group in memtable.flush_groups(device):
+            table = memtable.table(device, group, INT64_MAX, memtable.tombstones)
+            live = live_rows(table) if len(table) else None
+            if live is not None:
+                table = table[live]
+            if len(table):
+                writer.write_rows(device, group, in_batches(iter([table]), PAGE_ROWS, exact=True), low, high)
+
+
+class CompactionJob(_FileJob):
+    """Joins neighbouring files of a unit into one, and folds tombstones in."""
+
+    def __init__(self, store: Surroundings, unit: Unit, inputs: Sequence[ChunkFile], reader: UnitReader) -> None:
+        super().__init__(store, unit)
+        self._inputs = inputs
+        self._reader = reader
+        self._new: ChunkFile | None = None
+        self._done = self._ended = self._stopped = False
+        unit.compacting = True
+        unit.busy += 1
+
+    @property
+    def unit(self) -> UnitId:
+        return self._unit.id
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the job reads."""
+        return sum(file.info.bytes for file in self._inputs)
+
+    def run(self, pause: Callable[[int], bool] | None = None) -> None:
+        """Merge, encode, write, sync: on a worker thread. SystemFault where the disk fails.
+
+        `pause` is called with the bytes written since its last call: it may wait, to bound the speed; True: give up.
+        """
+        infos = [file.info for file in self._inputs]
+        stones = [stone.position for stone in self._reader.snapshot.tombstones]
+        written = self._write(
+            self._store.options.compaction_level,
+            lambda writer: self._merge(writer, pause),
+            min(info.low for info in infos),
+            max(info.high for info in infos),
+            max([*stones, *(info.folded for info in infos)]),
+        )
+        if self._stopped:
+            return
+        removed = [number for number, info in self._unit.state.files.items() if info in infos]
+
+        def change(state: ManifestState) -> ManifestState:
+            kept = {number: info for number, info in state.files.items() if info not in infos}
+            return replace(state, files={**kept, **dict([written] if written is not None else [])})
+
+        if self._publish(change, removed, [written[0]] if written is not None else []):
+            if written is not None:
+                self._new = ChunkFile(self._store.files, written[1], self._store.cache)
+            self._done = True
+
+    def _merge(self, writer: ChunkWriter, pause: Callable[[int], bool] | None) -> None:
+        devices = sorted({device for file in self._inputs for device in file.devices()})
+        infos = [file.info for file in self._inputs]
+        low, high = min(info.low for info in infos), max(info.high for info in infos)
+        told = 0
+        for device in devices:
+            for group in self._groups(device):
+                rows = self._reader.rows(device, group, INT64_MIN, INT64_MAX)
+                writer.write_rows(device, group, in_batches(rows, PAGE_ROWS, exact=True), low, high)
+                if pause is not None:
+                    if pause(writer.size - told):
+                        self._stopped = True
+                        return
+                    told = writer.size
+
+    def _groups(self, device: str) -> Iterator[list[SeriesKey]]:
+        """The series of a device in groups that are to share a time column."""
+        found: list[tuple[dict[tuple[str, DataType], int], int, int]] = []
+        for file in self._inputs:
+            for number in file.devices().get(device, ()):
+                group = file.group(number)
+                found.append((group.places, group.rows, int(group.columns["count"].sum())))
+        while found:
+            names = dict(found[0][0])
+            mine: list[tuple[int, int]] = []
+            grown = True
+            while grown:
+                grown = False
+                for entry in list(found):
+                    if not names.keys().isdisjoint(entry[0]):
+                        found.remove(entry)
+                        names.update(entry[0])
+                        mine.append(entry[1:])
+                        grown = True
+            rows, cells = sum(row for row, _ in mine), sum(cell for _, cell in mine)
+            if rows * len(names) <= SPARSE_FACTOR * cells:
+                yield list(names)
+            else:
+                for key in names:
+                    yield [key]
+
+    def finish(self) -> None:
+        """Put the new file in the place of the old ones: on the loop, after `run` returned or raised; exactly once."""
+        if self._ended:
+            return
+        self._ended = True
+        self._unit.compacting = False
+        if self._done and not self._unit.dropped:
+            self._store.compaction_finished(self._unit, self._inputs, self._new)
+        self._reader.close()
+        self._unit.busy -= 1
+
+    give_up = finish

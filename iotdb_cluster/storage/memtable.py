@@ -1,0 +1,359 @@
+"""Points that are not in a file yet.
+
+Per device and shape (the measurements of a write) a list of the tablets as they came, and one byte buffer of packed
+rows. Whoever first reads or flushes a shape sorts it into a run; runs of like size are merged, so a shape that is
+read after each write costs n log n in all. A run keeps for each row the sequence number of its write: a view of the
+memtable as it was at some write leaves out the rows with higher ones.
+
+The loop alone writes. Readers are on any thread: `_gate` guards the hand-over of what was written (a few instructions),
+`_sorting` lets one thread sort.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from iotdb_cluster.columns import (
+    Block,
+    BoolArray,
+    Column,
+    DataType,
+    Int64Array,
+    Rows,
+    Shape,
+    Tablet,
+    concat_columns,
+)
+from iotdb_cluster.errors import check
+from iotdb_cluster.limits import INT64_MAX, INT64_MIN
+from iotdb_cluster.storage.tables import Table, collapse, concat_optional, is_ascending
+from iotdb_cluster.storage.tombstones import Tombstone
+from iotdb_cluster.storage.types import Position
+
+__all__ = ["Memtable", "SeriesKey"]
+
+SeriesKey = tuple[str, DataType]  # (measurement, type)
+
+TABLET_OVERHEAD_BYTES = 400  # Python objects of a tablet and its columns, roughly
+DEVICE_OVERHEAD_BYTES = 600
+JOIN_FACTOR = 2  # a run is merged with the one before it unless that has more than so many times its rows
+SPARSE_FACTOR = 3  # shapes of a device are flushed as one table unless it has more than so many times their cells
+
+
+class _Run:
+    """Rows sorted by (time, sequence); `distinct` if no time is there twice."""
+
+    __slots__ = ("columns", "distinct", "newest", "sequences", "times")
+
+    def __init__(self, times: Int64Array, sequences: Int64Array, columns: list[Column]) -> None:
+        if not is_ascending(times):
+            if (sequences[1:] >= sequences[:-1]).all():
+                order = np.argsort(times, kind="stable")
+            else:
+                order = np.lexsort((sequences, times))
+            times, sequences = times[order], sequences[order]
+            columns = [column[order] for column in columns]
+        self.times = times
+        self.sequences = sequences
+        self.columns = columns
+        self.distinct = is_ascending(times)
+        self.newest = int(sequences.max())
+
+
+def _joined(parts: Sequence[Tablet]) -> tuple[Int64Array, list[Column]]:
+    """Tablets of one shape one after another, in native byte order."""
+    count = sum(map(len, parts))
+    times = np.empty(count, np.int64)
+    at = 0
+    for part in parts:
+        times[at : at + len(part)] = part.times
+        at += len(part)
+    columns = []
+    for place, kind in enumerate(parts[0].shape.types):
+        pieces = [part.columns[place] for part in parts]
+        if kind is DataType.TEXT:
+            columns.append(concat_columns(pieces))
+            continue
+        values = np.empty(count, kind.dtype)
+        at = 0
+        for piece in pieces:
+            values[at : at + len(piece)] = piece.values
+            at += len(piece)
+        valid = None
+        if any(piece.valid is not None for piece in pieces):
+            valid = np.concatenate([piece.mask() for piece in pieces])
+        columns.append(Column(kind, values, valid))
+    return times, columns
+
+
+class _ShapeTable:
+    """The rows of one device that have the same measurements."""
+
+    __slots__ = ("oldest", "packed", "packed_sequences", "runs", "sequences", "shape", "tablets")
+
+    def __init__(self, shape: Shape, sequence: int) -> None:
+        self.shape = shape
+        self.oldest = sequence
+        self.tablets: list[Tablet] = []
+        self.sequences: list[int] = []
+        self.packed = bytearray()
+        self.packed_sequences = array("q")
+        self.runs: list[_Run] = []
+
+    def take(self) -> tuple[list[Tablet], list[int]]:
+        """What was written since the last take; the caller holds the gate."""
+        tablets, sequences = self.tablets, self.sequences
+        if tablets:
+            self.tablets, self.sequences = [], []
+        return tablets, sequences
+
+    def take_packed(self) -> tuple[bytearray, array[int]]:
+        packed, sequences = self.packed, self.packed_sequences
+        if packed:
+            self.packed, self.packed_sequences = bytearray(), array("q")
+        return packed, sequences
+
+    def sort(self, gate: threading.Lock) -> list[_Run]:
+        """All rows as runs; the caller holds the sorting lock."""
+        with gate:
+            tablets, numbers = self.take()
+            packed, packed_numbers = self.take_packed()
+        if packed:
+            tablets = [*tablets, Rows("", self.shape, packed).to_tablet()]
+        if tablets:
+            lengths = [len(tablet) for tablet in tablets[: len(numbers)]]
+            sequences = np.repeat(np.array(numbers, np.int64), lengths)
+            if packed:
+                sequences = np.concatenate([sequences, np.frombuffer(packed_numbers, np.int64)])
+            self.runs.append(_Run(*_merge_arguments(tablets, sequences)))
+            while len(self.runs) > 1 and len(self.runs[-2].times) <= JOIN_FACTOR * len(self.runs[-1].times):
+                newer, older = self.runs.pop(), self.runs.pop()
+                self.runs.append(
+                    _Run(
+                        np.concatenate([older.times, newer.times]),
+                        np.concatenate([older.sequences, newer.sequences]),
+                        [concat_columns(pair) for pair in zip(older.columns, newer.columns, strict=True)],
+                    )
+                )
+        return list(self.runs)
+
+    def has_cells(self, gate: threading.Lock, place: int) -> bool:
+        """Whether column `place` holds any cell; tombstones apart."""
+        with gate:
+            if self.packed:
+                return True
+            columns = [tablet.columns[place] for tablet in self.tablets]
+        columns += [run.columns[place] for run in self.runs]
+        return any(column.valid is None or bool(column.valid.any()) for column in columns)
+
+
+def _merge_arguments(tablets: Sequence[Tablet], sequences: Int64Array) -> tuple[Int64Array, Int64Array, list[Column]]:
+    times, columns = _joined(tablets)
+    return times, sequences, columns
+
+
+class Memtable:
+    """The unflushed writes of one unit since the last seal."""
+
+    def __init__(self) -> None:
+        self.low: Position | None = None
+        self.high: Position = (0, 0)
+        self.bytes = 0
+        self.pins = 0  # readers; Store alone changes it
+        self.tombstones: list[Tombstone] = []
+        self._devices: dict[str, dict[Shape, _ShapeTable]] = {}
+        self._gate = threading.Lock()
+        self._sorting = threading.Lock()
+
+    @property
+    def is_empty(self) -> bool:
+        return self.low is None
+
+    def touch(self, position: Position) -> None:
+        """Note that something was written at a position."""
+        if self.low is None:
+            self.low = position
+        self.high = position
+
+    def add_tombstone(self, tombstone: Tombstone) -> None:
+        self.touch(tombstone.position)
+        self.tombstones.append(tombstone)
+        self.bytes += TABLET_OVERHEAD_BYTES
+
+    def write(self, position: Position, blocks: Sequence[Block], sequence: int) -> int:
+        """Attach blocks, the i-th under the number sequence + i; returns the bytes they pin."""
+        self.touch(position)
+        before = self.bytes
+        with self._gate:
+            for number, block in enumerate(blocks, sequence):
+                if len(block) > 0:
+                    self._attach(block, number)
+        return self.bytes - before
+
+    def _attach(self, block: Block, sequence: int) -> None:
+        shapes = self._devices.get(block.device)
+        if shapes is None:
+            shapes = self._devices[block.device] = {}
+            self.bytes += DEVICE_OVERHEAD_BYTES
+        table = shapes.get(block.shape)
+        if table is None:
+            # the dict is replaced, not changed: readers walk it without the gate
+            table = _ShapeTable(block.shape, sequence)
+            self._devices[block.device] = {**shapes, block.shape: table}
+            self.bytes += DEVICE_OVERHEAD_BYTES
+        if isinstance(block, Rows):
+            table.packed += block.packed
+            count = len(block)
+            check(
+                len(block.packed) == count * block.shape.row_dtype.itemsize,
+                "packed rows of %d bytes",
+                len(block.packed),
+            )
+            if count == 1:
+                table.packed_sequences.append(sequence)
+            else:
+                table.packed_sequences.extend([sequence] * count)
+            self.bytes += len(block.packed) + 8 * count
+            return
+        table.tablets.append(block)
+        table.sequences.append(sequence)
+        self.bytes += TABLET_OVERHEAD_BYTES + 16 * len(block)
+        for column in block.columns:
+            self.bytes += column.values.nbytes + (0 if column.valid is None else len(column.valid))
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def devices(self) -> list[str]:
+        return sorted(list(self._devices))  # noqa: C414  the loop may add one meanwhile: copy in one step
+
+    def series(self, device: str, limit: int) -> list[SeriesKey]:
+        """What was written of a device up to sequence number `limit`, with at least one cell; tombstones apart."""
+        found: dict[SeriesKey, None] = {}
+        for shape, table in self._devices.get(device, {}).items():
+            if table.oldest > limit:
+                continue
+            for place, key in enumerate(zip(shape.measurements, shape.types, strict=True)):
+                if key not in found:
+                    with self._sorting:
+                        if table.has_cells(self._gate, place):
+                            found[key] = None
+        return sorted(found)
+
+    def table(
+        self,
+        device: str,
+        wanted: Sequence[SeriesKey],
+        limit: int,
+        tombstones: Sequence[Tombstone],
+        low: int = INT64_MIN,
+        high: int = INT64_MAX,
+    ) -> Table:
+        """The rows of some series as they are after the writes up to sequence number `limit`.
+
+        `tombstones` are those up to `limit`; rows may come without any cell.
+        """
+        parts: list[tuple[Int64Array, Int64Array, list[Column | None]]] = []
+        distinct = True
+        for shape, shape_table in self._devices.get(device, {}).items():
+            if shape_table.oldest > limit:
+                continue
+            places = {key: place for place, key in enumerate(zip(shape.measurements, shape.types, strict=True))}
+            if not any(key in places for key in wanted):
+                continue
+            with self._sorting:
+                runs = shape_table.sort(self._gate)
+            for run in runs:
+                part = _part_of(run, [places.get(key) for key in wanted], limit, low, high)
+                if len(part[0]):
+                    parts.append(part)
+                    distinct = distinct and run.distinct
+        if not parts:
+            return Table(np.empty(0, np.int64), [None] * len(wanted))
+        times, sequences, columns = _concat_parts(parts)
+        if len(parts) > 1 and not is_ascending(times):
+            order = np.lexsort((sequences, times))
+            times, sequences = times[order], sequences[order]
+            columns = [None if column is None else column[order] for column in columns]
+            distinct = False
+        elif len(parts) > 1:
+            distinct = True
+        columns = [
+            column if column is None else _without_deleted(f"{device}.{name}", column, times, sequences, tombstones)
+            for column, (name, _) in zip(columns, wanted, strict=True)
+        ]
+        return Table(times, columns) if distinct else collapse(times, columns)
+
+    def flush_groups(self, device: str) -> Iterator[list[SeriesKey]]:
+        """The series of a device in groups that are to share a time column in a file."""
+        waiting = [list(zip(shape.measurements, shape.types, strict=True)) for shape in self._devices[device]]
+        rows = {}
+        for keys, table in zip(waiting, self._devices[device].values(), strict=True):
+            rows[tuple(keys)] = (
+                sum(map(len, table.tablets)) + len(table.packed_sequences) + sum(len(run.times) for run in table.runs)
+            )
+        while waiting:
+            group = [waiting.pop()]
+            names = set(group[0])
+            grown = True
+            while grown:
+                grown = False
+                for keys in list(waiting):
+                    if not names.isdisjoint(keys):
+                        waiting.remove(keys)
+                        group.append(keys)
+                        names.update(keys)
+                        grown = True
+            union = list(dict.fromkeys(key for keys in group for key in keys))
+            total_rows = sum(rows[tuple(keys)] for keys in group)
+            cells = sum(rows[tuple(keys)] * len(keys) for keys in group)
+            if total_rows * len(union) <= SPARSE_FACTOR * cells:
+                yield union
+            else:
+                for key in union:
+                    yield [key]
+
+
+def _part_of(
+    run: _Run, places: Sequence[int | None], limit: int, low: int, high: int
+) -> tuple[Int64Array, Int64Array, list[Column | None]]:
+    begin = int(np.searchsorted(run.times, low, "left"))
+    end = int(np.searchsorted(run.times, high, "right"))
+    index: slice | BoolArray = slice(begin, end)
+    if run.newest > limit:
+        seen = np.zeros(len(run.times), np.bool_)
+        seen[begin:end] = run.sequences[begin:end] <= limit
+        index = seen
+    columns = [None if place is None else run.columns[place][index] for place in places]
+    return run.times[index], run.sequences[index], columns
+
+
+def _concat_parts(
+    parts: Sequence[tuple[Int64Array, Int64Array, list[Column | None]]],
+) -> tuple[Int64Array, Int64Array, list[Column | None]]:
+    if len(parts) == 1:
+        return parts[0]
+    columns = [
+        concat_optional([(len(times), columns[at]) for times, _, columns in parts]) for at in range(len(parts[0][2]))
+    ]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts]), columns
+
+
+def _without_deleted(
+    path: str, column: Column, times: Int64Array, sequences: Int64Array, tombstones: Sequence[Tombstone]
+) -> Column:
+    valid = column.valid
+    for stone in tombstones:
+        if not stone.covers(path):
+            continue
+        begin = int(np.searchsorted(times, stone.low, "left"))
+        end = int(np.searchsorted(times, stone.high, "right"))
+        dead = sequences[begin:end] < stone.sequence
+        if dead.any():
+            valid = column.mask().copy() if valid is column.valid else valid
+            if valid is not None:
+                valid[begin:end] &= ~dead
+    return Column(column.type, column.values, valid)

@@ -1,0 +1,403 @@
+"""The storage slice of one replica: a directory of units."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from iotdb_cluster.columns import Block
+from iotdb_cluster.errors import CorruptData, SystemFault, check
+from iotdb_cluster.limits import INT64_MIN, MIB
+from iotdb_cluster.storage.chunk_reader import Cache, ChunkFile
+from iotdb_cluster.storage.durable import disk_faults, make_directory
+from iotdb_cluster.storage.filenames import MANIFEST, parse_unit_name, unit_name
+from iotdb_cluster.storage.jobs import CompactionJob, FlushJob
+from iotdb_cluster.storage.manifest import Manifest, ManifestState
+from iotdb_cluster.storage.memtable import Memtable
+from iotdb_cluster.storage.reader import Snapshot, UnitReader
+from iotdb_cluster.storage.tombstones import Tombstone
+from iotdb_cluster.storage.types import FileInfo, Position, StoreOptions, UnitId
+from iotdb_cluster.storage.unit import Sealed, Unit, settled_at
+from iotdb_cluster.world import FileSystem
+
+__all__ = ["Store"]
+
+TIER_BYTES = 1 * MIB  # files below it are of like size ...
+TIER_FACTOR = 4  # ... as are those within one such step above
+
+
+class Store:
+    """Units of one replica. Open one with `Store.open`; the package's docstring says which thread may call what."""
+
+    def __init__(self, files: FileSystem, directory: str, options: StoreOptions) -> None:
+        self.files = files
+        self.directory = directory
+        self.options = options
+        self.cache = Cache(options.cache_bytes_max)
+        self.corrupt: dict[UnitId, str] = {}
+        self._units: dict[UnitId, Unit] = {}
+        self._bytes = 0
+        self._next_directory: dict[UnitId, int] = {}
+        self._lock = threading.Lock()  # pins, garbage
+        self._garbage_paths: list[str] = []
+        self._garbage_files: list[ChunkFile] = []
+        self._garbage_units: list[Unit] = []
+        self._retired: set[int] = set()  # id() of flushed memtables that readers still pin
+
+    @classmethod
+    def open(cls, files: FileSystem, directory: str, options: StoreOptions | None = None) -> Store:
+        """Read the manifests and remove what they do not name. A damaged unit is listed in `corrupt`, others serve.
+
+        SystemFault where the directory itself cannot be read or made.
+        """
+        store = cls(files, directory, options or StoreOptions())
+        make_directory(files, directory)
+        with disk_faults(directory):
+            names = files.list(directory)
+        for name in names:
+            parsed = parse_unit_name(name)
+            if parsed is None:
+                continue
+            unit, number = parsed
+            store._next_directory[unit] = max(number + 1, store._next_directory.get(unit, 1))
+            path = f"{directory}/{name}"
+            with disk_faults(path):
+                if not files.exists(f"{path}/{MANIFEST}"):
+                    files.remove_tree(path)
+                    continue
+            check(unit not in store._units, "unit %s has two directories with a manifest", unit)
+            store._units[unit] = store._open_unit(unit, path)
+        return store
+
+    def _open_unit(self, unit: UnitId, path: str) -> Unit:
+        try:
+            manifest = Manifest.open(self.files, path)
+            opened = Unit(unit, path, manifest, manifest.state)
+            for info in manifest.state.files.values():
+                with disk_faults(info.path):
+                    file = self.files.open(info.path)
+                    size = file.size()
+                    file.close()
+                if size != info.bytes:
+                    raise CorruptData(f"{info.path}: is {size} bytes long, the manifest says {info.bytes}")
+                opened.files.append(ChunkFile(self.files, info, self.cache))
+            opened.sort_files()
+            named = {MANIFEST, *(info.name for info in manifest.state.files.values())}
+            with disk_faults(path):
+                for name in self.files.list(path):
+                    if name not in named:
+                        self.files.remove(f"{path}/{name}")
+        except SystemFault as error:
+            self.corrupt[unit] = str(error)
+            return Unit(unit, path, None, ManifestState())
+        return opened
+
+    def close(self) -> None:
+        """Close files; unflushed writes are the log's to keep."""
+        for unit in self._units.values():
+            for file in unit.files:
+                file.close()
+            if unit.manifest is not None:
+                unit.manifest.close()
+
+    # --- units --------------------------------------------------------------------------------------------------------
+
+    def units(self) -> list[UnitId]:
+        """All open units, damaged ones included, sorted."""
+        return sorted(self._units)
+
+    def _unit(self, unit: UnitId) -> Unit:
+        found = self._units.get(unit)
+        check(found is not None, "unit %s is not open", unit)
+        return found  # type: ignore[return-value]  # checked above
+
+    def open_unit(self, unit: UnitId, position: Position, meta: dict[str, Any] | None = None) -> None:
+        """Open a unit that holds nothing before `position`; one that is open stays as it is.
+
+        Durable with its first flush: `seal` gives a job for a new unit even if nothing was written.
+        """
+        if unit in self._units:
+            return
+        number = self._next_directory.get(unit, 1)
+        self._next_directory[unit] = number + 1
+        state = ManifestState(opened=position, flushed=position, meta=meta or {})
+        self._units[unit] = Unit(unit, f"{self.directory}/{unit_name(unit, number)}", None, state)
+
+    def drop_unit(self, unit: UnitId, position: Position | None = None) -> None:
+        """The unit is durably gone on return; its files go with `collect`, once no reader pins them.
+
+        With the position of the drop in the log: nothing happens if the unit was opened at or after it (a drop that is
+        replayed must not take a unit that came back). A unit that is not open is passed over.
+        """
+        found = self._units.get(unit)
+        if found is None or (position is not None and position <= found.opened):
+            return
+        with found.lock:
+            found.dropped = True
+            manifest = found.manifest
+            if manifest is None:  # also where it is damaged
+                manifest = Manifest(self.files, found.directory, found.state)
+            manifest.remove()
+        del self._units[unit]
+        self.corrupt.pop(unit, None)
+        for memtable in found.memtables():
+            self._release(memtable)
+        with self._lock:
+            self._garbage_units.append(found)
+
+    def meta(self, unit: UnitId) -> dict[str, Any]:
+        """What the caller stored with a unit."""
+        return self._unit(unit).meta
+
+    def set_meta(self, unit: UnitId, meta: dict[str, Any]) -> None:
+        """Store values that JSON can say with a unit: durable with its next flush, for which `seal` gives a job."""
+        found = self._unit(unit)
+        found.meta = dict(meta)
+        found.meta_changed = True
+
+    # --- writes -------------------------------------------------------------------------------------------------------
+
+    def _accept(self, unit: UnitId, epoch: int, index: int) -> Unit | None:
+        """The unit, or None if what stands at that position is in its files already."""
+        found = self._unit(unit)
+        position = (epoch, index)
+        if position <= found.flushed:
+            return None
+        check(position >= found.position, "unit %s: position %s comes after %s", unit, position, found.position)
+        found.position = position
+        return found
+
+    def write(self, unit: UnitId, epoch: int, index: int, blocks: Sequence[Block]) -> None:
+        """Attach the points of one entry; a later block, and in a block a later row, wins over an equal time.
+
+        Passed over if (epoch, index) is flushed. The blocks' buffers are kept, not copied: never change them.
+        """
+        found = self._accept(unit, epoch, index)
+        if found is not None:
+            self._bytes += found.active.write((epoch, index), blocks, found.sequence + 1)
+            found.sequence += len(blocks)
+
+    def delete(self, unit: UnitId, epoch: int, index: int, pattern: str, low: int, high: int) -> None:
+        """Hide the points with low <= time <= high, written before, of the series that `pattern` names.
+
+        `pattern` is a regular expression that must match "device.measurement" whole (re.error where it is none).
+        """
+        self._add_tombstone(unit, epoch, index, pattern, low, high)
+
+    def expire(self, unit: UnitId, epoch: int, index: int, before: int) -> None:
+        """Hide all points with time < before that were written before."""
+        if before > INT64_MIN:
+            self._add_tombstone(unit, epoch, index, None, INT64_MIN, before - 1)
+
+    def _add_tombstone(self, unit: UnitId, epoch: int, index: int, pattern: str | None, low: int, high: int) -> None:
+        found = self._accept(unit, epoch, index)
+        if found is None or low > high:
+            return
+        found.sequence += 1
+        stone = Tombstone((epoch, index), pattern, low, high, found.sequence)
+        if pattern is not None:
+            stone.covers("")
+        found.tombstones.append(stone)
+        before = found.active.bytes
+        found.active.add_tombstone(stone)
+        self._bytes += found.active.bytes - before
+
+    def flushed(self, unit: UnitId) -> Position:
+        """Everything up to this position is in files; what comes again at or below it is passed over."""
+        return self._unit(unit).flushed
+
+    def position(self, unit: UnitId) -> Position:
+        """Of the latest write."""
+        return self._unit(unit).position
+
+    def memory_bytes(self) -> int:
+        """Bytes of all memtables, sealed ones and those that only readers still pin included."""
+        return self._bytes
+
+    def unit_memory(self, unit: UnitId) -> int:
+        return sum(memtable.bytes for memtable in self._unit(unit).memtables())
+
+    def oldest_unflushed(self, unit: UnitId) -> int | None:
+        """The log index of the first write that is not in a file."""
+        for memtable in self._unit(unit).memtables():
+            if memtable.low is not None:
+                return memtable.low[1]
+        return None
+
+    # --- flush --------------------------------------------------------------------------------------------------------
+
+    def seal(self, units: Iterable[UnitId] | None = None) -> list[FlushJob]:
+        """Freeze the memtables of some (None: all) units; later writes go to new ones. Damaged units are left out.
+
+        A unit gives a job if it has something to flush, is new, or its meta changed. Call `run` of each on a worker
+        and then, whether it raised or not, `finish` on the loop; after a failure the next seal gives a new job.
+        """
+        jobs: list[FlushJob] = []
+        for unit in self.units() if units is None else units:
+            found = self._unit(unit)
+            if unit in self.corrupt:
+                continue
+            if not found.active.is_empty or found.meta_changed:
+                found.sealed.append(Sealed(found.active, found.meta))
+                found.active = Memtable()
+                found.meta_changed = False
+            jobs.extend(FlushJob(self, found, sealed) for sealed in found.sealed if not sealed.has_job)
+        return jobs
+
+    def flush_finished(self, unit: Unit, upto: Sealed) -> None:
+        """For `FlushJob`."""
+        while upto in unit.sealed:
+            sealed = unit.sealed.pop(0)
+            unit.flushed = max(unit.flushed, sealed.memtable.high)
+            if sealed.file is not None:
+                unit.files.append(sealed.file)
+            self._release(sealed.memtable)
+        unit.sort_files()
+        unit.forget_tombstones()
+
+    def _release(self, memtable: Memtable) -> None:
+        """A memtable leaves its unit; its memory is free once no reader pins it."""
+        with self._lock:
+            if memtable.pins:
+                self._retired.add(id(memtable))
+            else:
+                self._bytes -= memtable.bytes
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def reader(self, unit: UnitId) -> UnitReader:
+        """A pinned snapshot of a unit as it is now. CorruptData if the unit is damaged."""
+        found = self._unit(unit)
+        if unit in self.corrupt:
+            raise CorruptData(self.corrupt[unit])
+        return self._reader(found, found.files, found.memtables())
+
+    def _reader(self, unit: Unit, files: Sequence[ChunkFile], memtables: Sequence[Memtable]) -> UnitReader:
+        filled = tuple(memtable for memtable in memtables if not memtable.is_empty)
+        snapshot = Snapshot(unit.id, tuple(files), filled, tuple(unit.tombstones), unit.sequence)
+        with self._lock:
+            unit.readers += 1
+            for file in files:
+                file.pins += 1
+            for memtable in filled:
+                memtable.pins += 1
+        return UnitReader(snapshot, lambda reader: self._unpin(unit, reader.snapshot), self._note_damage)
+
+    def _unpin(self, unit: Unit, snapshot: Snapshot) -> None:
+        with self._lock:
+            unit.readers -= 1
+            for file in snapshot.files:
+                self._unpin_file(file)
+            for memtable in snapshot.memtables:
+                memtable.pins -= 1
+                if not memtable.pins and id(memtable) in self._retired:
+                    self._retired.remove(id(memtable))
+                    self._bytes -= memtable.bytes
+
+    def _unpin_file(self, file: ChunkFile) -> None:
+        file.pins -= 1
+        if not file.pins:
+            self._garbage_files.append(file)
+
+    def _note_damage(self, unit: UnitId, reason: str) -> None:
+        self.corrupt.setdefault(unit, reason)
+
+    def digest(self, unit: UnitId) -> int:
+        """64 bits of the unit's logical content; see `UnitReader.digest`, which a worker may call."""
+        with self.reader(unit) as reader:
+            return reader.digest()
+
+    def files_of(self, unit: UnitId) -> list[FileInfo]:
+        """The unit's immutable files, the earliest writes first."""
+        return [file.info for file in self._unit(unit).files]
+
+    def tombstones_of(self, unit: UnitId) -> list[Tombstone]:
+        """The deletions that are still in force, the earliest first."""
+        return list(self._unit(unit).tombstones)
+
+    # --- compaction ---------------------------------------------------------------------------------------------------
+
+    def pick(self) -> CompactionJob | None:
+        """The next files worth rewriting, if any; call `run` on a worker, then `finish` on the loop."""
+        for identity in self.units():
+            unit = self._units[identity]
+            if identity in self.corrupt or unit.compacting:
+                continue
+            chosen = self._choose(unit)
+            if chosen:
+                return CompactionJob(self, unit, chosen, self._reader(unit, chosen, ()))
+        return None
+
+    def _choose(self, unit: Unit) -> list[ChunkFile]:
+        """Neighbours (in the order of writes: only they may be joined) of like size, or one with tombstones."""
+        options, run = self.options, list[ChunkFile]()
+        best: list[ChunkFile] = []
+        total, tier = 0, -1
+        for file in unit.files:
+            mine = _tier(file.info.bytes)
+            if run and (mine > tier or total + file.info.bytes > options.compaction_bytes_max):
+                run, total = [], 0
+            if not run:
+                tier = mine
+            run.append(file)
+            total += file.info.bytes
+            if len(run) >= options.compaction_files_min and len(run) > len(best):
+                best = list(run)
+        if best:
+            return best
+        durable = [stone for stone in unit.tombstones if stone.position <= unit.flushed]
+        if len(durable) > options.tombstones_max:
+            oldest = min(unit.files, key=lambda file: settled_at(file.info), default=None)
+            return [oldest] if oldest is not None else []
+        return []
+
+    def compaction_finished(self, unit: Unit, old: Sequence[ChunkFile], new: ChunkFile | None) -> None:
+        """For `CompactionJob`."""
+        unit.files = [file for file in unit.files if file not in old]
+        if new is not None:
+            unit.files.append(new)
+        unit.sort_files()
+        unit.forget_tombstones()
+        with self._lock:
+            for file in old:
+                self._unpin_file(file)
+
+    # --- garbage ------------------------------------------------------------------------------------------------------
+
+    def discard(self, path: str) -> None:
+        """For jobs: a file that no manifest names."""
+        with self._lock:
+            self._garbage_paths.append(path)
+
+    def collect(self) -> int:
+        """Remove files that nothing needs any more; returns how many. For a worker thread, after jobs and drops.
+
+        What a crash leaves of them goes at the next start. SystemFault where the disk refuses.
+        """
+        with self._lock:
+            paths, self._garbage_paths = self._garbage_paths, []
+            files, self._garbage_files = self._garbage_files, []
+            ready = [unit for unit in self._garbage_units if not unit.busy and not unit.readers]
+            self._garbage_units = [unit for unit in self._garbage_units if unit not in ready]
+        for file in files:
+            file.close()
+        paths += [file.info.path for file in files]
+        for path in paths:
+            with disk_faults(path):
+                if self.files.exists(path):
+                    self.files.remove(path)
+        for unit in ready:
+            for file in unit.files:
+                file.close()
+            with disk_faults(unit.directory):
+                if self.files.exists(unit.directory):
+                    self.files.remove_tree(unit.directory)
+        return len(paths) + len(ready)
+
+
+def _tier(size: int) -> int:
+    tier, bound = 0, TIER_BYTES
+    while size > bound:
+        tier, bound = tier + 1, bound * TIER_FACTOR
+    return tier

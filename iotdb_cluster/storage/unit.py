@@ -1,0 +1,91 @@
+"""One unit in a running store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from iotdb_cluster.storage.chunk_reader import ChunkFile
+from iotdb_cluster.storage.manifest import Manifest, ManifestState
+from iotdb_cluster.storage.memtable import Memtable
+from iotdb_cluster.storage.tombstones import Tombstone
+from iotdb_cluster.storage.types import FileInfo, Position, UnitId
+
+__all__ = ["Sealed", "Unit", "in_force", "settled_at"]
+
+
+def settled_at(info: FileInfo) -> Position:
+    """Tombstones up to this position have been applied to a file."""
+    return max(info.high, info.folded)
+
+
+def in_force(stones: Iterable[Tombstone], infos: Iterable[FileInfo]) -> list[Tombstone]:
+    """The tombstones that still hide something of any of the files."""
+    oldest = min(map(settled_at, infos), default=None)
+    return [] if oldest is None else [stone for stone in stones if stone.position > oldest]
+
+
+class Sealed:
+    """A frozen memtable on its way to a file."""
+
+    def __init__(self, memtable: Memtable, meta: dict[str, Any]) -> None:
+        self.memtable = memtable
+        self.meta = meta
+        self.has_job = False  # a live FlushJob takes care of it
+        self.done = False  # durable; set by the worker
+        self.file: ChunkFile | None = None  # what it became; none if no point was left
+
+
+class Unit:
+    """State of a unit. The loop owns it but for what `lock` guards.
+
+    `lock` guards the manifest and file numbers (workers take them); `flushing` lets one thread flush, in order.
+    """
+
+    def __init__(self, unit: UnitId, directory: str, manifest: Manifest | None, state: ManifestState) -> None:
+        self.id = unit
+        self.directory = directory
+        self.manifest = manifest  # guarded by lock; None until the first flush
+        self.state = state  # guarded by lock; the durable one, or the first one
+        self.lock = threading.Lock()
+        self.flushing = threading.Lock()
+        self.dropped = False  # changed under lock
+        self.compacting = False
+        self.busy = 0  # jobs that may touch the directory
+        self.readers = 0
+        self.opened = state.opened
+        self.flushed = state.flushed
+        self.position = state.flushed
+        self.meta = state.meta
+        self.meta_changed = manifest is None
+        self.sequence = 0
+        self.files: list[ChunkFile] = []
+        self.active = Memtable()
+        self.sealed: list[Sealed] = []
+        self.tombstones: list[Tombstone] = list(state.tombstones)
+
+    def memtables(self) -> list[Memtable]:
+        """From the earliest writes to the latest."""
+        return [*(sealed.memtable for sealed in self.sealed), self.active]
+
+    def sort_files(self) -> None:
+        self.files.sort(key=lambda file: file.info.high)
+
+    def forget_tombstones(self) -> None:
+        """Drop those that hide nothing any more."""
+        bounds = [settled_at(file.info) for file in self.files]
+        bounds += [memtable.low for memtable in self.memtables() if memtable.low is not None]
+        oldest = min(bounds, default=None)
+        if oldest is None:
+            self.tombstones = []
+        else:
+            self.tombstones = [stone for stone in self.tombstones if stone.position >= oldest]
+
+    def next_number(self) -> int:
+        """A file number never used before in this directory."""
+        with self.lock:
+            number = self.state.next_file
+            self.state = replace(self.state, next_file=number + 1)
+            return number

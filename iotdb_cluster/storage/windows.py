@@ -1,0 +1,275 @@
+"""Statistics of windows of time, from stored statistics blocks where they answer and from points where they must.
+
+All blocks of 1,024 rows of all sources are laid out by time. A block answers as it is if it lies inside one window,
+meets no block of another source and no tombstone. What is left, and is in a window at all, is read as points.
+Both kinds of partial results are brought together at the end, window by window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from iotdb_cluster.columns import BoolArray, DataType, Int64Array, TextColumn, Values, concat_values, native
+from iotdb_cluster.storage.merge import Source, merged
+from iotdb_cluster.storage.segments import from_bits, largest_of, segment_bounds
+from iotdb_cluster.storage.sums import round_values, segment_sums
+from iotdb_cluster.storage.types import Statistics
+
+__all__ = ["BlockSource", "windows_of"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(slots=True)
+class BlockSource:
+    """A source and its statistics blocks: BLOCK[b], those without cells left out; None: it must be read.
+
+    `touched` is bool[b]: which blocks tombstones may change.
+    """
+
+    source: Source
+    blocks: Array | None
+    touched: BoolArray | None = None
+
+
+@dataclass(slots=True)
+class _Partials:
+    """Partial results: one row a window and piece."""
+
+    windows: list[Int64Array] = field(default_factory=list)
+    count: list[Int64Array] = field(default_factory=list)
+    first_times: list[Int64Array] = field(default_factory=list)
+    last_times: list[Int64Array] = field(default_factory=list)
+    firsts: list[Values] = field(default_factory=list)
+    lasts: list[Values] = field(default_factory=list)
+    least: list[Array] = field(default_factory=list)
+    greatest: list[Array] = field(default_factory=list)
+    hi: list[Array] = field(default_factory=list)
+    lo: list[Array] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    kind: DataType
+    starts: Int64Array
+    ends: Int64Array
+    decimals: int | None
+    values: bool
+    sums: bool
+
+    @property
+    def bounds(self) -> bool:
+        return self.values and self.kind.is_numeric
+
+    def rounded(self, values: Array) -> Array:
+        return values if self.decimals is None else round_values(values, self.decimals)
+
+
+def windows_of(
+    sources: Sequence[BlockSource],
+    kind: DataType,
+    starts: Int64Array,
+    ends: Int64Array,
+    decimals: int | None,
+    values: bool,
+    sums: bool,
+) -> Statistics:
+    """As `ReadInterface.window_statistics`; `sources` from the earliest writes to the latest."""
+    if kind not in (DataType.FLOAT, DataType.DOUBLE):
+        decimals = None
+    total = len(starts)
+    used = np.flatnonzero(ends >= starts)
+    plan = _Plan(kind, starts[used], ends[used], decimals, values, sums and values and kind.is_numeric)
+    partials = _Partials()
+    if len(used) and sources:
+        # a block cannot give the first text of a window, nor the sum of rounded numbers
+        blocks_answer = not (values and kind is DataType.TEXT) and not (plan.sums and decimals is not None)
+        for low, high in _ranges_to_read(sources, plan, blocks_answer, partials):
+            for table in merged([source.source for source in sources], low, high):
+                column = table.columns[0]
+                if column is None:
+                    continue
+                times, cells = table.times, column.values
+                if column.valid is not None:
+                    times, cells = times[column.valid], cells[column.valid]
+                if len(times):
+                    _add_points(plan, partials, times, native(cells))
+    return _finish(plan, partials, used, total)
+
+
+def _ranges_to_read(
+    sources: Sequence[BlockSource], plan: _Plan, blocks_answer: bool, partials: _Partials
+) -> Iterator[tuple[int, int]]:
+    """Adds to `partials` what blocks answer; gives the ranges of time whose points must be read."""
+    low, high = int(plan.starts[0]), int(plan.ends[-1])
+    firsts, lasts, whole = [], [], []
+    for source in sources:
+        if source.blocks is None:
+            firsts.append(source.source.firsts)
+            lasts.append(source.source.lasts)
+            whole.append(np.zeros(len(source.source.firsts), np.bool_))
+        else:
+            firsts.append(source.blocks["first_time"])
+            lasts.append(source.blocks["last_time"])
+            answers = np.full(len(source.blocks), blocks_answer)
+            whole.append(answers if source.touched is None else answers & ~source.touched)
+    first, last, clean = np.concatenate(firsts), np.concatenate(lasts), np.concatenate(whole)
+    inside = np.flatnonzero((last >= low) & (first <= high))
+    order = inside[np.argsort(first[inside], kind="stable")]
+    if not len(order):
+        return
+    first, last, clean = first[order], last[order], clean[order]
+    reach = np.maximum.accumulate(last)
+    clean[1:] &= reach[:-1] < first[1:]
+    clean[:-1] &= first[1:] > last[:-1]
+    window = np.searchsorted(plan.ends, first, "left")
+    latest = np.searchsorted(plan.starts, last, "right") - 1
+    needed = window <= latest
+    here = np.minimum(window, len(plan.ends) - 1)
+    answered = clean & (window == latest) & (plan.starts[here] <= first) & (plan.ends[here] >= last)
+    if answered.any():
+        _add_blocks(plan, partials, sources, order[answered], window[answered])
+    rest = needed & ~answered
+    if not rest.any():
+        return
+    begins = np.flatnonzero(rest & ~np.concatenate(([False], rest[:-1])))
+    stops = np.flatnonzero(rest & ~np.concatenate((rest[1:], [False])))
+    # blocks between two ranges belong to no window or answer for themselves, so the ranges do not meet, except
+    # where a block outside all windows was left out: what was read already is not read again
+    done = low - 1
+    for begin, stop in zip(begins.tolist(), stops.tolist(), strict=True):
+        start = max(int(first[begin]), done + 1, low)
+        end = min(int(last[begin : stop + 1].max()), high)
+        if start <= end:
+            yield start, end
+            done = end
+
+
+def _add_blocks(
+    plan: _Plan, partials: _Partials, sources: Sequence[BlockSource], chosen: Int64Array, windows: Int64Array
+) -> None:
+    """`chosen` are places in the concatenation of all sources' blocks."""
+    at = 0
+    for source in sources:
+        size = len(source.source.firsts) if source.blocks is None else len(source.blocks)
+        mine = (chosen >= at) & (chosen < at + size)
+        if source.blocks is not None and mine.any():
+            blocks = source.blocks[chosen[mine] - at]
+            partials.windows.append(windows[mine])
+            partials.count.append(blocks["count"].astype(np.int64))
+            partials.first_times.append(blocks["first_time"])
+            partials.last_times.append(blocks["last_time"])
+            if plan.values and plan.kind is not DataType.TEXT:
+                partials.firsts.append(plan.rounded(from_bits(plan.kind, blocks["first"])))
+                partials.lasts.append(plan.rounded(from_bits(plan.kind, blocks["last"])))
+            if plan.bounds:
+                partials.least.append(plan.rounded(from_bits(plan.kind, blocks["min"])))
+                partials.greatest.append(plan.rounded(from_bits(plan.kind, blocks["max"])))
+            if plan.sums:
+                partials.hi.append(blocks["sum_hi"])
+                partials.lo.append(blocks["sum_lo"])
+        at += size
+
+
+def _add_points(plan: _Plan, partials: _Partials, times: Int64Array, values: Values) -> None:
+    begin = int(np.searchsorted(plan.ends, times[0], "left"))
+    end = int(np.searchsorted(plan.starts, times[-1], "right"))
+    if begin >= end:
+        return
+    lows = np.searchsorted(times, plan.starts[begin:end], "left")
+    highs = np.searchsorted(times, plan.ends[begin:end], "right")
+    filled = np.flatnonzero(highs > lows)
+    if not len(filled):
+        return
+    lows, highs = lows[filled], highs[filled]
+    partials.windows.append(filled + begin)
+    partials.count.append(highs - lows)
+    partials.first_times.append(times[lows])
+    partials.last_times.append(times[highs - 1])
+    if not plan.values:
+        return
+    if isinstance(values, TextColumn):
+        partials.firsts.append(values[lows])
+        partials.lasts.append(values[highs - 1])
+        return
+    # cells between windows are cut out, so that each window is one segment
+    lengths = highs - lows
+    starts = np.cumsum(lengths) - lengths
+    if int(lengths.sum()) == int(highs[-1] - lows[0]):
+        values = values[int(lows[0]) : int(highs[-1])]
+    else:
+        values = values[np.repeat(lows - starts, lengths) + np.arange(int(lengths.sum()))]
+    values = plan.rounded(values)
+    partials.firsts.append(values[starts])
+    partials.lasts.append(values[starts + lengths - 1])
+    if plan.bounds:
+        least, greatest = segment_bounds(values, starts)
+        partials.least.append(least)
+        partials.greatest.append(greatest)
+        if plan.sums:
+            hi, lo = segment_sums(values, starts, largest_of(least, greatest))
+            partials.hi.append(hi)
+            partials.lo.append(lo)
+
+
+def _spread(part: Array, used: Int64Array, total: int) -> Array:
+    whole = np.zeros(total, part.dtype)
+    whole[used] = part
+    return whole
+
+
+def _finish(plan: _Plan, partials: _Partials, used: Int64Array, total: int) -> Statistics:
+    """Bring the partial results of each window together and spread them over all windows."""
+    kind = plan.kind
+    result = Statistics(np.zeros(total, np.int64), np.zeros(total, np.int64), np.zeros(total, np.int64))
+    if plan.values:
+        result.first_values = result.last_values = (
+            TextColumn.full(total, b"") if kind is DataType.TEXT else np.zeros(total, kind.dtype)
+        )
+    if plan.bounds:
+        result.min_values, result.max_values = np.zeros(total, kind.dtype), np.zeros(total, kind.dtype)
+    if plan.sums:
+        result.sum_hi, result.sum_lo = np.zeros(total), np.zeros(total)
+    if not partials.windows:
+        return result
+    windows, times = np.concatenate(partials.windows), np.concatenate(partials.first_times)
+    order = np.lexsort((times, windows))
+    windows = windows[order]
+    starts = np.flatnonzero(np.concatenate(([True], windows[1:] != windows[:-1])))
+    lasts = np.append(starts[1:], len(windows)) - 1
+    places = used[windows[starts]]
+    result.count[places] = np.add.reduceat(np.concatenate(partials.count)[order], starts)
+    result.first_times[places] = times[order][starts]
+    result.last_times[places] = np.concatenate(partials.last_times)[order][lasts]
+    if plan.values:
+        result.first_values = _place(concat_values(partials.firsts), order[starts], places, total)
+        result.last_values = _place(concat_values(partials.lasts), order[lasts], places, total)
+    if plan.bounds:
+        least, _ = segment_bounds(np.concatenate(partials.least)[order], starts)
+        _, greatest = segment_bounds(np.concatenate(partials.greatest)[order], starts)
+        result.min_values, result.max_values = _spread(least, places, total), _spread(greatest, places, total)
+    if plan.sums:
+        hi, lo = np.concatenate(partials.hi)[order], np.concatenate(partials.lo)[order]
+        parts = np.stack([hi, lo], axis=1).ravel()
+        with np.errstate(invalid="ignore"):
+            peaks = np.maximum.reduceat(np.abs(parts), starts * 2)
+        sum_hi, sum_lo = segment_sums(parts, starts * 2, peaks)
+        result.sum_hi, result.sum_lo = _spread(sum_hi, places, total), _spread(sum_lo, places, total)
+    return result
+
+
+def _place(values: Values, chosen: Int64Array, places: Int64Array, total: int) -> Values:
+    """`values[chosen]` at `places` of `total` cells."""
+    if not isinstance(values, TextColumn):
+        return _spread(values[chosen], places, total)
+    picked = values[chosen]
+    lengths = np.zeros(total, np.int64)
+    lengths[places] = picked.lengths
+    offsets = np.zeros(total + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return TextColumn(offsets, picked.packed())

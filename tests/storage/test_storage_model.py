@@ -1,0 +1,208 @@
+"""The store against a dict: any sequence of writes, deletions, flushes, compactions, restarts and power cuts."""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from iotdb_cluster.errors import SystemFault
+from iotdb_cluster.simulation.disk import PowerCut, SimulatedDisk
+from iotdb_cluster.storage import Store, StoreOptions, UnitId
+
+U = UnitId(7, -2)
+OPTIONS = StoreOptions(compaction_files_min=2, tombstones_max=0, cache_bytes_max=10_000)
+OPS = ["write"] * 6 + ["delete", "delete", "expire", "flush", "flush", "compact", "restart", "check", "half"]
+steps = st.lists(st.tuples(st.sampled_from(OPS), st.integers(0, 1 << 32)), min_size=1, max_size=25)
+
+
+class Log:
+    """The log of a group: what was applied, to be applied again after a restart."""
+
+    def __init__(self, tools: Any) -> None:
+        self.tools = tools
+        self.entries: list[tuple[int, int, str, Any]] = [(1, 1, "open", None)]
+        self.epoch, self.index = 1, 1
+
+    def add(self, kind: str, content: Any, rng: random.Random) -> tuple[int, int, str, Any]:
+        if rng.random() < 0.1:  # the slot came back: epochs only grow, indexes start anew
+            self.epoch, self.index = self.epoch + 1, 0
+        self.index += 1
+        entry = (self.epoch, self.index, kind, content)
+        self.entries.append(entry)
+        return entry
+
+
+def apply(target: Store, entry: tuple[int, int, str, Any]) -> None:
+    epoch, index, kind, content = entry
+    if kind == "open":
+        target.open_unit(U, (epoch, index))
+    elif kind == "write":
+        target.write(U, epoch, index, content)
+    elif kind == "delete":
+        target.delete(U, epoch, index, *content)
+    elif kind == "expire":
+        target.expire(U, epoch, index, content)
+
+
+def apply_to_model(model: Any, entry: tuple[int, int, str, Any]) -> None:
+    _, _, kind, content = entry
+    if kind == "write":
+        model.write(content)
+    elif kind == "delete":
+        model.delete(*content)
+    elif kind == "expire":
+        model.delete(None, -(1 << 63), content - 1)
+
+
+def make_entry(tools: Any, log: Log, op: str, rng: random.Random) -> tuple[int, int, str, Any]:
+    if op == "write":
+        return log.add("write", tools.random_blocks(rng, 60), rng)
+    if op == "expire":
+        return log.add("expire", rng.choice([rng.randrange(40), tools.MIN, tools.MIN + 1]), rng)
+    low, high = sorted((rng.randrange(-5, 70), rng.randrange(-5, 70)))
+    if rng.random() < 0.3:
+        low, high = tools.MIN, tools.MAX
+    pattern = rng.choice([re.escape(f"root.sg.d0.{rng.choice('abcdef')}"), r"root\.sg\.d1\..*", r".*\.[ace]", "none"])
+    return log.add("delete", (pattern, low, high), rng)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps, st.integers(0, 1 << 32))
+def test_store_equals_dict(tools: Any, script: list[tuple[str, int]], seed: int) -> None:
+    disk = SimulatedDisk(random.Random(seed))
+    log = Log(tools)
+    model = tools.Model()
+    with tools.tiny_pages():
+        store = Store.open(disk, "/data/store", OPTIONS)
+        apply(store, log.entries[0])
+        old: list[tuple[Any, Any, int]] = []
+        for op, argument in script:
+            rng = random.Random(argument)
+            if op in ("write", "delete", "expire"):
+                entry = make_entry(tools, log, op, rng)
+                apply(store, entry)
+                apply_to_model(model, entry)
+            elif op == "flush":
+                tools.flush(store)
+                assert old or store.memory_bytes() == 0
+            elif op == "half":  # sealed, run but not finished: a snapshot is taken in between
+                jobs = store.seal()
+                with store.reader(U) as reader:
+                    tools.check_reader(reader, model, rng)
+                for job in reversed(jobs) if argument % 2 else jobs:
+                    job.run()
+                with store.reader(U) as reader:
+                    tools.check_reader(reader, model, rng)
+                for job in jobs:
+                    job.finish()
+            elif op == "compact":
+                before = store.digest(U)
+                tools.compact(store)
+                assert store.digest(U) == before
+            elif op == "restart":
+                store.close()
+                old.clear()
+                store = Store.open(disk, "/data/store", OPTIONS)
+                assert not store.corrupt
+                for entry in log.entries:
+                    apply(store, entry)
+            else:
+                with store.reader(U) as reader:
+                    tools.check_reader(reader, model, rng)
+                pinned = store.reader(U)
+                old.append((pinned, pinned.digest(), argument))
+        for pinned, digest, _ in old:  # what was read once reads the same, whatever was written and removed since
+            assert pinned.digest() == digest
+            pinned.close()
+        with store.reader(U) as reader:
+            tools.check_reader(reader, model, random.Random(seed))
+        digest = store.digest(U)
+        tools.flush(store)
+        assert store.memory_bytes() == 0
+        assert store.oldest_unflushed(U) is None
+        assert store.digest(U) == digest
+        store.collect()
+        named = {info.name for info in store.files_of(U)}
+        on_disk = {name for name in disk.list("/data/store/7.-2.1") if name.endswith(".chunk")}
+        assert on_disk == named
+
+
+def _run_until_cut(tools: Any, disk: SimulatedDisk, log: Log, rng: random.Random, model: Any) -> None:
+    """Work until the power goes; the log has every entry that was applied."""
+    store = Store.open(disk, "/data/store", OPTIONS)
+    assert not store.corrupt
+    for entry in log.entries:
+        apply(store, entry)
+    with store.reader(U) as reader:
+        tools.check_reader(reader, model, rng)
+    for _ in range(12):
+        op = rng.choice(["write", "write", "delete", "expire", "flush", "flush", "compact"])
+        if op == "flush":
+            tools.flush(store)
+        elif op == "compact":
+            tools.compact(store)
+        else:
+            entry = make_entry(tools, log, op, rng)
+            apply_to_model(model, entry)
+            apply(store, entry)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_power_cut_loses_nothing_flushed(tools: Any, seed: int) -> None:
+    rng = random.Random(seed)
+    disk = SimulatedDisk(random.Random(seed))
+    log = Log(tools)
+    model = tools.Model()
+    with tools.tiny_pages():
+        for _ in range(6):
+            disk.cut_at = disk.calls + rng.randrange(1, 60)
+            try:
+                _run_until_cut(tools, disk, log, rng, model)
+            except PowerCut:
+                disk.power_on()
+        disk.cut_at = None
+        _run_until_cut(tools, disk, log, rng, model)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_failing_disk_is_loud_and_mends(tools: Any, seed: int) -> None:
+    """A call that fails gives SystemFault; the job is given up, and the next one brings the same content."""
+    rng = random.Random(seed)
+    disk = SimulatedDisk(random.Random(seed))
+    log = Log(tools)
+    model = tools.Model()
+    with tools.tiny_pages():
+        store = Store.open(disk, "/data/store", OPTIONS)
+        apply(store, log.entries[0])
+        for round_ in range(10):
+            for _ in range(3):
+                entry = make_entry(tools, log, rng.choice(["write", "write", "delete"]), rng)
+                apply_to_model(model, entry)
+                apply(store, entry)
+            operation = rng.choice(["write", "sync", "open", "rename", "sync_directory"])
+            disk.inject(operation, skip=rng.randrange(3))
+            job: Any
+            for job in [*store.seal(), *filter(None, [store.pick()])]:
+                try:
+                    job.run()
+                except SystemFault:
+                    pass
+                finally:
+                    job.finish()
+            disk.rules.clear()
+            with store.reader(U) as reader:
+                tools.check_reader(reader, model, rng)
+            if round_ % 3 == 2:
+                disk.power_cut()
+                store = Store.open(disk, "/data/store", OPTIONS)
+                assert not store.corrupt
+                for entry in log.entries:
+                    apply(store, entry)
+        tools.flush(store)
+        with store.reader(U) as reader:
+            tools.check_reader(reader, model, rng)
