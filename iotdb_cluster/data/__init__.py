@@ -1,0 +1,80 @@
+"""The state machine of one data group: a schema slice and a storage slice, fed by the group's log.
+
+* `encode`, `encode_insert`, `decode`: entries, format version 1 (`entries`, `blocks`).
+* `split_by_partition`, `cut`: from a call's blocks to the contents of entries (`cutting`).
+* `DataGroup`: applies entries, validates proposals, answers reads, makes checkpoints (`group`).
+* `due_actions`, `DeleteProgress`: what drives deletes to their end (`deletes`).
+* `Result`, `NotReady`, `Retiring`, `StaleRequest`: outcomes, beside `Moved` and `StaleSchema` of room errors.
+"""
+
+from iotdb_cluster.data.checkpoints import Checkpoint
+from iotdb_cluster.data.cutting import Piece, cut, deduplicate, split_by_partition, times_of
+from iotdb_cluster.data.deletes import DeleteAction, DeleteProgress, Intent, due_actions
+from iotdb_cluster.data.entries import (
+    AlterSeries,
+    Body,
+    CreateSeries,
+    DeleteIntent,
+    DeleteRetire,
+    DeleteUnit,
+    DropStorageGroup,
+    EnsureSeries,
+    Entry,
+    Expire,
+    Header,
+    IntentKind,
+    Kind,
+    ListPartition,
+    OpenUnit,
+    Own,
+    decode,
+    decode_header,
+    encode,
+    encode_insert,
+)
+from iotdb_cluster.data.group import DataGroup, GroupOptions
+from iotdb_cluster.data.outcomes import DONE, NotReady, Result, Retiring, StaleRequest
+from iotdb_cluster.data.state import Listed, StorageGroupState, UnitState
+
+__all__ = [
+    "DONE",
+    "AlterSeries",
+    "Body",
+    "Checkpoint",
+    "CreateSeries",
+    "DataGroup",
+    "DeleteAction",
+    "DeleteIntent",
+    "DeleteProgress",
+    "DeleteRetire",
+    "DeleteUnit",
+    "DropStorageGroup",
+    "EnsureSeries",
+    "Entry",
+    "Expire",
+    "GroupOptions",
+    "Header",
+    "Intent",
+    "IntentKind",
+    "Kind",
+    "ListPartition",
+    "Listed",
+    "NotReady",
+    "OpenUnit",
+    "Own",
+    "Piece",
+    "Result",
+    "Retiring",
+    "StaleRequest",
+    "StorageGroupState",
+    "UnitState",
+    "cut",
+    "decode",
+    "decode_header",
+    "deduplicate",
+    "due_actions",
+    "encode",
+    "encode_insert",
+    "split_by_partition",
+    "times_of",
+]

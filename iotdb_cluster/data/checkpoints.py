@@ -1,0 +1,124 @@
+"""The files of a group's checkpoint: one with the state, one for each storage group whose schema lives here.
+
+    state-<index>.ckpt                    the newest one counts; made under another name, synced, then renamed
+    schema-<storage group>-<index>.ckpt   made where the schema changed since the last checkpoint, named by the state
+
+Each is: magic `DATAGRP` (7 bytes), u8 version (1), u32 CRC32C of the content, u64 its length, then the content; all
+big-endian. The state is a `packing` message whose head names the schema files.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import crc32c
+
+from iotdb_cluster.errors import CorruptData
+from iotdb_cluster.packing import pack, unpack
+from iotdb_cluster.storage import FlushJob
+from iotdb_cluster.world import FileSystem
+
+__all__ = ["Checkpoint", "SchemaBlob", "load_newest", "write_checkpoint"]
+
+_HEAD = struct.Struct(">7sBIQ")
+_MAGIC, _VERSION = b"DATAGRP", 1
+_TEMPORARY = ".tmp"
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaBlob:
+    """The schema of a storage group as of log index `index`; `data` is None where that file exists already."""
+
+    storage_group: int
+    index: int
+    data: bytes | None
+
+    @property
+    def name(self) -> str:
+        return f"schema-{self.storage_group}-{self.index:020d}.ckpt"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A frozen state at log position (index, term), the schema blobs it names, and the flush jobs that come first."""
+
+    index: int
+    term: int
+    state: dict[str, Any]
+    schemas: tuple[SchemaBlob, ...]
+    jobs: Sequence[FlushJob]
+
+
+def _seal(data: bytes) -> bytes:
+    return _HEAD.pack(_MAGIC, _VERSION, crc32c.crc32c(data), len(data)) + data
+
+
+def _open_sealed(path: str, raw: bytes) -> bytes:
+    if len(raw) < _HEAD.size:
+        raise CorruptData(f"{path}: {len(raw)} bytes are no checkpoint")
+    magic, version, crc, length = _HEAD.unpack_from(raw)
+    data = raw[_HEAD.size :]
+    if magic != _MAGIC or version != _VERSION:
+        raise CorruptData(f"{path}: version {version} of {magic!r}, this program knows {_VERSION} of {_MAGIC!r}")
+    if len(data) != length or crc32c.crc32c(data) != crc:
+        raise CorruptData(f"{path}: {len(data)} bytes where {length} belong, or a wrong checksum")
+    return data
+
+
+def _write(files: FileSystem, path: str, data: bytes) -> None:
+    file = files.open(path + _TEMPORARY, create=True)
+    try:
+        file.truncate(0)
+        file.write(0, _seal(data))
+        file.sync()
+    finally:
+        file.close()
+    files.rename(path + _TEMPORARY, path)
+
+
+def _read(files: FileSystem, path: str) -> bytes:
+    file = files.open(path)
+    try:
+        return _open_sealed(path, file.read(0, file.size()))
+    finally:
+        file.close()
+
+
+def write_checkpoint(files: FileSystem, directory: str, checkpoint: Checkpoint) -> None:
+    """Make the checkpoint durable and the newest; what older ones alone used goes. OSError as the disk gives it."""
+    for blob in checkpoint.schemas:
+        if blob.data is not None:
+            _write(files, f"{directory}/{blob.name}", blob.data)
+    head = {**checkpoint.state, "schemas": [[blob.storage_group, blob.index] for blob in checkpoint.schemas]}
+    files.sync_directory(directory)
+    name = f"state-{checkpoint.index:020d}.ckpt"
+    _write(files, f"{directory}/{name}", pack(head))
+    files.sync_directory(directory)
+    keep = {name, *(blob.name for blob in checkpoint.schemas)}
+    for other in files.list(directory):
+        if other.startswith(("state-", "schema-")) and other not in keep:
+            files.remove(f"{directory}/{other}")
+
+
+def load_newest(files: FileSystem, directory: str) -> tuple[dict[str, Any], list[bytes]] | None:
+    """(state, the schema blobs in the state's order) of the newest checkpoint, None where there is none.
+
+    CorruptData, naming the file, where the newest one cannot be read: an older one would not reach the log's beginning.
+    """
+    names = [name for name in files.list(directory) if name.startswith("state-") and name.endswith(".ckpt")]
+    if not names:
+        return None
+    path = f"{directory}/{max(names)}"
+    raw = _read(files, path)
+    try:
+        state, _ = unpack(raw)
+        named = [SchemaBlob(storage_group, index, None) for storage_group, index in state["schemas"]]
+        blobs = [_read(files, f"{directory}/{blob.name}") for blob in named]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CorruptData(f"{path}: not a state: {error}") from None
+    except FileNotFoundError as error:
+        raise CorruptData(f"{path}: the schema that it names is missing: {error}") from None
+    return state, blobs
