@@ -1,0 +1,281 @@
+"""What the log records, and the bytes of each record.
+
+A record is a head and a content; the heads of a batch stand together in its table. All numbers are big-endian.
+Head (24 bytes): u8 kind, u8 version (1), u16 flags (0), u32 bytes of the content, u64 replica, u32 CRC32C of the
+content, u32 zero. Contents:
+
+* Append (1): u64 first index, u32 count, then for all entries their terms u64, kinds u8, payload lengths u32, payloads.
+* State (2): u64 term, u64 vote, u64 commit.
+* Configuration (3): u8 auto_leave, four lists of replica ids as u16 count and u64 each: voters, learners, outgoing
+  voters, next learners.
+* Compact (4): u64 index, u64 term.
+* Install (5): u64 index, u64 term, then a configuration as above.
+* Remove (6): nothing.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import accumulate, pairwise
+from typing import Final, TypeAlias
+
+from crc32c import crc32c
+
+from iotdb_cluster.errors import CorruptData, check
+from iotdb_cluster.raft import ConfState, Entries, EntryKind, HardState
+
+__all__ = [
+    "HEAD_BYTES",
+    "Append",
+    "Compact",
+    "Configuration",
+    "Install",
+    "Kind",
+    "Record",
+    "Remove",
+    "State",
+    "content_bytes",
+    "content_pieces",
+    "decode_content",
+    "decode_entries",
+    "decode_terms",
+    "pack_head",
+    "unpack_head",
+]
+
+VERSION: Final = 1
+_HEAD: Final = struct.Struct(">BBHIQII")
+HEAD_BYTES: Final = _HEAD.size
+_APPEND: Final = struct.Struct(">QI")
+_STATE: Final = struct.Struct(">QQQ")
+_MARK: Final = struct.Struct(">QQ")
+_ENTRY_BYTES: Final = 13  # term, kind, length
+_KIND_MAX: Final = max(EntryKind)
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+
+class Kind(IntEnum):
+    APPEND = 1
+    STATE = 2
+    CONFIGURATION = 3
+    COMPACT = 4
+    INSTALL = 5
+    REMOVE = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Entries; the first, of index i, cancels the replica's earlier entries with an index >= i."""
+
+    replica: int
+    entries: Entries
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The replica's hard state."""
+
+    replica: int
+    hard_state: HardState
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The replica's group has these members, as of what it has applied."""
+
+    replica: int
+    conf_state: ConfState
+
+
+@dataclass(frozen=True, slots=True)
+class Compact:
+    """The replica's entries up to `index` (which has `term`) are not needed any more."""
+
+    replica: int
+    index: int
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Install:
+    """A received snapshot counts from here on; it cancels all earlier entries of the replica."""
+
+    replica: int
+    index: int
+    term: int
+    conf_state: ConfState
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """The replica is gone; so is everything recorded for it before."""
+
+    replica: int
+
+
+Record: TypeAlias = Append | State | Configuration | Compact | Install | Remove
+
+_KINDS: Final[dict[type, Kind]] = {
+    Append: Kind.APPEND,
+    State: Kind.STATE,
+    Configuration: Kind.CONFIGURATION,
+    Compact: Kind.COMPACT,
+    Install: Kind.INSTALL,
+    Remove: Kind.REMOVE,
+}
+
+
+def _conf_bytes(state: ConfState) -> int:
+    members = len(state.voters) + len(state.learners) + len(state.voters_outgoing) + len(state.learners_next)
+    return 9 + 8 * members
+
+
+def content_bytes(record: Record) -> int:
+    """Length of the content, known before it is encoded."""
+    if isinstance(record, Append):
+        entries = record.entries
+        return _APPEND.size + _ENTRY_BYTES * len(entries.terms) + sum(map(len, entries.data))
+    if isinstance(record, State):
+        return _STATE.size
+    if isinstance(record, Configuration):
+        return _conf_bytes(record.conf_state)
+    if isinstance(record, Compact):
+        return _MARK.size
+    if isinstance(record, Install):
+        return _MARK.size + _conf_bytes(record.conf_state)
+    return 0
+
+
+def content_pieces(record: Record) -> list[Buffer]:
+    """The content, payloads as they are."""
+    if isinstance(record, Append):
+        entries = record.entries
+        count = len(entries.terms)
+        check(count > 0, "replica %d appends no entries", record.replica)
+        head = b"".join(
+            (
+                _APPEND.pack(entries.first, count),
+                struct.pack(f">{count}Q", *entries.terms),
+                bytes(entries.kinds),
+                struct.pack(f">{count}I", *map(len, entries.data)),
+            )
+        )
+        return [head, *entries.data]
+    if isinstance(record, State):
+        return [_STATE.pack(*record.hard_state)]
+    if isinstance(record, Configuration):
+        return [_encode_conf(record.conf_state)]
+    if isinstance(record, Compact):
+        return [_MARK.pack(record.index, record.term)]
+    if isinstance(record, Install):
+        return [_MARK.pack(record.index, record.term) + _encode_conf(record.conf_state)]
+    return []
+
+
+def _encode_conf(state: ConfState) -> bytes:
+    parts = [b"\1" if state.auto_leave else b"\0"]
+    lists = (state.voters, state.learners, state.voters_outgoing, state.learners_next)
+    parts.extend(struct.pack(f">H{len(ids)}Q", len(ids), *ids) for ids in lists)
+    return b"".join(parts)
+
+
+def pack_head(record: Record, length: int, pieces: Sequence[Buffer]) -> tuple[bytes, int]:
+    """(the head, the CRC32C of the content)."""
+    crc = 0
+    for piece in pieces:
+        crc = crc32c(piece, crc)
+    return _HEAD.pack(_KINDS[type(record)], VERSION, 0, length, record.replica, crc, 0), crc
+
+
+def unpack_head(table: Buffer, offset: int) -> tuple[Kind, int, int, int]:
+    """(kind, bytes of the content, replica, CRC32C of the content). Raises CorruptData."""
+    kind, version, flags, length, replica, crc, _ = _HEAD.unpack_from(table, offset)
+    if version != VERSION or flags or not Kind.APPEND <= kind <= Kind.REMOVE:
+        raise CorruptData(
+            f"a log record has kind {kind}, version {version} and flags {flags}; "
+            f"this program knows kinds 1 to {Kind.REMOVE:d} of version {VERSION}"
+        )
+    return Kind(kind), length, replica, crc
+
+
+def decode_content(kind: Kind, replica: int, content: Buffer) -> Record:
+    """The record. Raises CorruptData."""
+    try:
+        if kind is Kind.APPEND:
+            return Append(replica, decode_entries(content))
+        if kind is Kind.STATE:
+            return State(replica, HardState(*_STATE.unpack(content)))
+        if kind is Kind.CONFIGURATION:
+            return Configuration(replica, _decode_conf(content, 0))
+        if kind is Kind.COMPACT:
+            return Compact(replica, *_MARK.unpack(content))
+        if kind is Kind.INSTALL:
+            index, term = _MARK.unpack_from(content)
+            return Install(replica, index, term, _decode_conf(content, _MARK.size))
+        return Remove(replica)
+    except struct.error as exception:
+        raise CorruptData(f"a {kind.name} record of replica {replica} is damaged: {exception}") from exception
+
+
+def _decode_conf(content: Buffer, at: int) -> ConfState:
+    (auto_leave,) = struct.unpack_from(">B", content, at)
+    at += 1
+    lists: list[tuple[int, ...]] = []
+    for _ in range(4):
+        (count,) = struct.unpack_from(">H", content, at)
+        lists.append(struct.unpack_from(f">{count}Q", content, at + 2))
+        at += 2 + 8 * count
+    if at != len(content):
+        raise CorruptData(f"a configuration record of {len(content)} bytes ends at {at}")
+    voters, learners, outgoing, following = lists
+    return ConfState(voters, learners, outgoing, following, bool(auto_leave))
+
+
+def _append_head(content: Buffer) -> tuple[int, int]:
+    """(first index, count), checked against the length."""
+    if len(content) < _APPEND.size:
+        raise CorruptData(f"an append record has {len(content)} bytes")
+    first, count = _APPEND.unpack_from(content)
+    if not count or _APPEND.size + _ENTRY_BYTES * count > len(content):
+        raise CorruptData(f"an append record of {len(content)} bytes says that it has {count} entries")
+    return first, count
+
+
+def decode_entries(content: Buffer) -> Entries:
+    """The entries of an append record. Raises CorruptData."""
+    data = content if isinstance(content, bytes) else bytes(content)
+    first, count = _append_head(data)
+    at = _APPEND.size
+    terms = list(struct.unpack_from(f">{count}Q", data, at))
+    at += 8 * count
+    kinds = list(data[at : at + count])
+    if max(kinds) > _KIND_MAX:
+        raise CorruptData(f"an append record has an entry of kind {max(kinds)}")
+    at += count
+    ends = list(accumulate(struct.unpack_from(f">{count}I", data, at), initial=at + 4 * count))
+    if ends[-1] != len(data):
+        raise CorruptData(f"an append record of {len(data)} bytes ends at {ends[-1]}")
+    return Entries(first, terms, kinds, [data[a:b] for a, b in pairwise(ends)])
+
+
+def decode_terms(content: Buffer) -> tuple[int, int, list[tuple[int, int]]]:
+    """(first index, count, [(index, term) where a term begins]) of an append record, without its payloads."""
+    first, count = _append_head(content)
+    at = _APPEND.size
+    (low,) = struct.unpack_from(">Q", content, at)
+    (high,) = struct.unpack_from(">Q", content, at + 8 * (count - 1))
+    if low == high:
+        return first, count, [(first, low)]
+    return first, count, term_starts(first, struct.unpack_from(f">{count}Q", content, at))
+
+
+def term_starts(first: int, terms: Sequence[int]) -> list[tuple[int, int]]:
+    """[(index, term)] where a term begins among consecutive entries."""
+    if terms[0] == terms[-1]:
+        return [(first, terms[0])]
+    changes = (at for at in range(1, len(terms)) if terms[at] != terms[at - 1])
+    return [(first, terms[0]), *((first + at, terms[at]) for at in changes)]

@@ -1,0 +1,276 @@
+"""One replica's part of the durable log, as the consensus core reads it, and the cache of recent entries."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable
+
+from iotdb_cluster.cluster.log.record import (
+    Compact,
+    Configuration,
+    Install,
+    Record,
+    State,
+    decode_entries,
+)
+from iotdb_cluster.errors import check
+from iotdb_cluster.raft import (
+    NO_ENTRIES,
+    Compacted,
+    ConfState,
+    Entries,
+    HardState,
+    Snapshot,
+    SnapshotNotReady,
+    Unavailable,
+)
+
+__all__ = ["EntryCache", "ReplicaLog"]
+
+_TRIM_RUNS = 1024  # dead runs at the front before the arrays are cut
+
+Position = int  # segment number << 32 | offset of the record's content
+
+
+class EntryCache:
+    """Runs of entries by their position, for all replicas of a node; the oldest go first."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._runs: OrderedDict[Position, tuple[Entries, int]] = OrderedDict()
+        self.bytes_held = 0
+
+    def get(self, position: Position) -> Entries | None:
+        found = self._runs.get(position)
+        return found[0] if found is not None else None
+
+    def put(self, position: Position, entries: Entries) -> None:
+        size = entries.byte_size
+        self.drop(position)
+        self._runs[position] = (entries, size)
+        self.bytes_held += size
+        while self.bytes_held > self._bytes_max:
+            self.drop(next(iter(self._runs)))
+
+    def drop(self, position: Position) -> None:
+        found = self._runs.pop(position, None)
+        if found is not None:
+            self.bytes_held -= found[1]
+
+
+class ReplicaLog:
+    """What is durable of one replica's log; implements the core's `LogView`.
+
+    Nothing that is only submitted shows here: the core reads that from its own memory until the append is answered.
+
+    The entries are known as runs, one for each append record: arrays of the first index, the position and length of the
+    record and its CRC. A run reaches up to the next one's first index, so that cutting the log costs nothing.
+    """
+
+    def __init__(self, replica: int, cache: EntryCache, read: Callable[[Position, int, int], bytes]) -> None:
+        self.replica = replica
+        self.hard_state = HardState()
+        self.conf_state = ConfState()
+        self.snapshot_source: Callable[[], Snapshot] | None = None
+        self._cache = cache
+        self._read = read  # (position, length, CRC) -> the content, checked
+        self._mark_index = 0
+        self._mark_term = 0
+        self._last = 0
+        self._head = 0  # runs before this one are dead
+        self._firsts = array("Q")
+        self._positions = array("Q")
+        self._lengths = array("I")
+        self._crcs = array("I")
+        self._term_firsts = array("Q")  # where a term begins
+        self._terms = array("Q")
+
+    # --- the core's view ----------------------------------------------------------------------------------------------
+    def initial_state(self) -> tuple[HardState, ConfState]:
+        return self.hard_state, self.conf_state
+
+    def first_index(self) -> int:
+        return self._mark_index + 1
+
+    def last_index(self) -> int:
+        return self._last
+
+    def term(self, index: int) -> int:
+        """Raises Compacted, Unavailable."""
+        if index == self._mark_index:
+            return self._mark_term
+        if index < self._mark_index:
+            raise Compacted(index)
+        if index > self._last:
+            raise Unavailable(index)
+        return self._terms[bisect_right(self._term_firsts, index) - 1]
+
+    def entries(self, low: int, high: int, bytes_max: int) -> Entries:
+        """Entries [low, high) within `bytes_max`, at least one. Raises Compacted, Unavailable, CorruptData."""
+        if low <= self._mark_index:
+            raise Compacted(low)
+        if high > self._last + 1:
+            raise Unavailable(high - 1)
+        if low >= high:
+            return NO_ENTRIES
+        run = bisect_right(self._firsts, low, self._head) - 1
+        found = self._slice_run(run, low, high).limit(bytes_max)
+        size = found.byte_size
+        if found.last + 1 == high or size >= bytes_max:
+            return found
+        terms, kinds, data = list(found.terms), list(found.kinds), list(found.data)
+        at = found.last + 1
+        # A run that was cut by `limit` is not at its end: nothing of the next ones may follow.
+        while at < high and run + 1 < len(self._firsts) and at == self._firsts[run + 1]:
+            run += 1
+            more = self._slice_run(run, at, high)
+            if size + more.byte_size > bytes_max:
+                more = more.limit(bytes_max - size)
+                if size + more.byte_size > bytes_max:
+                    break
+            size += more.byte_size
+            terms += more.terms
+            kinds += more.kinds
+            data += more.data
+            at = more.last + 1
+        return Entries(low, terms, kinds, data)
+
+    def snapshot(self) -> Snapshot:
+        """Raises SnapshotNotReady."""
+        if self.snapshot_source is None:
+            raise SnapshotNotReady(f"replica {self.replica} has no source of snapshots")
+        return self.snapshot_source()
+
+    # --- for the node -------------------------------------------------------------------------------------------------
+    @property
+    def compacted(self) -> tuple[int, int]:
+        """(index, term) of the newest compaction or installed snapshot; (0, 0) where there was none."""
+        return self._mark_index, self._mark_term
+
+    @property
+    def oldest_position(self) -> Position | None:
+        """Where the oldest entry that is still needed stands; None where there is none."""
+        return self._positions[self._head] if self._head < len(self._positions) else None
+
+    @property
+    def runs(self) -> int:
+        return len(self._firsts) - self._head
+
+    def repeats(self) -> list[Record]:
+        """What must be said again before the segments that say it may go."""
+        records: list[Record] = [
+            State(self.replica, self.hard_state),
+            Configuration(self.replica, self.conf_state),
+        ]
+        if self._mark_index:
+            records.append(Compact(self.replica, self._mark_index, self._mark_term))
+        return records
+
+    # --- what the log does to it --------------------------------------------------------------------------------------
+    def apply(self, record: State | Configuration | Compact | Install) -> None:
+        """A durable record that is no entry."""
+        if isinstance(record, State):
+            self.hard_state = record.hard_state
+        elif isinstance(record, Configuration):
+            self.conf_state = record.conf_state
+        elif isinstance(record, Compact):
+            self._compact(record.index, record.term)
+        else:
+            self.forget_entries()
+            self._mark_index, self._mark_term = record.index, record.term
+            self._last = record.index
+            self.conf_state = record.conf_state
+
+    def append(self, first: int, count: int, starts: list[tuple[int, int]], place: tuple[Position, int, int]) -> None:
+        """A durable run of entries; `starts` says where terms begin in it, `place` its position, length and CRC."""
+        if first > self._last + 1 or first <= self._mark_index:
+            check(
+                first > self._mark_index,
+                "replica %d appends %d, compacted to %d",
+                self.replica,
+                first,
+                self._mark_index,
+            )
+            check(first == self._last + 1, "replica %d appends %d behind %d", self.replica, first, self._last)
+        self._cut_from(first)
+        self._firsts.append(first)
+        self._positions.append(place[0])
+        self._lengths.append(place[1])
+        self._crcs.append(place[2])
+        for index, term in starts:
+            if not self._terms or self._terms[-1] != term:
+                self._term_firsts.append(index)
+                self._terms.append(term)
+        self._last = first + count - 1
+
+    def cache(self, position: Position, entries: Entries) -> None:
+        self._cache.put(position, entries)
+
+    def forget_entries(self) -> None:
+        """No entry is left; the marks stay."""
+        for position in self._positions[self._head :]:
+            self._cache.drop(position)
+        self._head = 0
+        for values in (self._firsts, self._positions, self._lengths, self._crcs, self._term_firsts, self._terms):
+            del values[:]
+        self._last = self._mark_index
+
+    def start_behind(self, index: int) -> None:
+        """Recovery: the entries before these were in segments that are released; a mark that follows says so."""
+        self.forget_entries()
+        self._last = index
+
+    def lose_from(self, index: int) -> None:
+        """Accepted loss: the entries from `index` on are gone, and what is known as committed with them."""
+        if index <= self._mark_index + 1:
+            self.forget_entries()
+        elif index <= self._last:
+            self._cut_from(index)
+            self._last = index - 1
+        self.hard_state = self.hard_state._replace(commit=min(self.hard_state.commit, self._last))
+
+    @property
+    def first_held(self) -> int:
+        """Index of the first entry of which the run is known; 0 where there is none."""
+        return self._firsts[self._head] if self._head < len(self._firsts) else 0
+
+    def _cut_from(self, index: int) -> None:
+        if index > self._last:
+            return
+        firsts = self._firsts
+        while len(firsts) > self._head and firsts[-1] >= index:
+            self._cache.drop(self._positions[-1])
+            del firsts[-1], self._positions[-1], self._lengths[-1], self._crcs[-1]
+        while self._term_firsts and self._term_firsts[-1] >= index:
+            del self._term_firsts[-1], self._terms[-1]
+
+    def _compact(self, index: int, term: int) -> None:
+        if index <= self._mark_index:
+            return
+        self._mark_index, self._mark_term = index, term
+        if index >= self._last:
+            self.forget_entries()
+            return
+        head = bisect_right(self._firsts, index + 1, self._head) - 1
+        for run in range(self._head, head):
+            self._cache.drop(self._positions[run])
+        self._head = max(self._head, head)
+        if self._head > _TRIM_RUNS and self._head * 2 > len(self._firsts):
+            for values in (self._firsts, self._positions, self._lengths, self._crcs):
+                del values[: self._head]
+            self._head = 0
+        gone = bisect_right(self._term_firsts, index + 1) - 1
+        if gone > 0:
+            del self._term_firsts[:gone], self._terms[:gone]
+
+    def _slice_run(self, run: int, low: int, high: int) -> Entries:
+        """The entries of a run within [low, high)."""
+        end = self._firsts[run + 1] if run + 1 < len(self._firsts) else self._last + 1
+        position = self._positions[run]
+        entries = self._cache.get(position)
+        if entries is None:
+            entries = decode_entries(self._read(position, self._lengths[run], self._crcs[run]))
+            self._cache.put(position, entries)
+        return entries.slice(low, min(high, end))
