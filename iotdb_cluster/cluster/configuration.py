@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from iotdb_cluster.cluster.keys import CLUSTER_FILE, ENGINE_FILE, KEYS, Key
-from iotdb_cluster.cluster.settings import Inference, NodeAddress, Settings, parse_seed
+from iotdb_cluster.cluster.settings import NodeAddress, Settings, parse_seed
 from iotdb_cluster.columns import DataType
 from iotdb_cluster.limits import MIB
+from iotdb_cluster.schema.inference import InferenceRules
 
 __all__ = ["BadConfiguration", "Loaded", "PropertyFile", "load", "parse_properties"]
 
@@ -142,7 +143,7 @@ def _settings(reader: _Reader, directory: str) -> Settings:
     simple = {
         item.name: take(item.name, getattr(own, item.name)) for item in fields(Settings) if item.name not in special
     }
-    inference = Inference(
+    inference = InferenceRules(
         **{name: take(f"infer_{name}", getattr(own.inference, name)) for name in own.inference.__dataclass_fields__}
     )
     paths: dict[str, Any] = {}

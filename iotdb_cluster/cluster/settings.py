@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from iotdb_cluster import limits
-from iotdb_cluster.columns import DataType
+from iotdb_cluster.schema.inference import InferenceRules
 
-__all__ = ["Inference", "NodeAddress", "Settings", "parse_seed"]
+__all__ = ["NodeAddress", "Settings", "parse_seed"]
 
 DEFAULT_SEEDS = "127.0.0.1:9003:40010:55560,127.0.0.1:9005:40012:55561,127.0.0.1:9007:40014:55562"
 
@@ -62,17 +62,6 @@ def parse_seed(text: str) -> NodeAddress:
 
 
 @dataclass(frozen=True)
-class Inference:
-    """Which type a text gets whose series does not exist (the *_string_infer_type keys)."""
-
-    boolean: DataType = DataType.BOOLEAN
-    integer: DataType = DataType.FLOAT
-    long: DataType = DataType.DOUBLE
-    floating: DataType = DataType.FLOAT
-    nan: DataType = DataType.DOUBLE
-
-
-@dataclass(frozen=True)
 class Settings:
     """One node's configuration. `address` is what is handed out, `listen_*` what is bound ("" binds every address)."""
 
@@ -101,7 +90,7 @@ class Settings:
     timestamp_precision: str = "ms"
     auto_create_schema: bool = True
     storage_group_level: int = 1
-    inference: Inference = field(default_factory=Inference)
+    inference: InferenceRules = field(default_factory=InferenceRules)
     connections_max: int = limits.CONNECTIONS_MAX
     frame_bytes_max: int = limits.FRAME_BYTES_MAX
     query_series_max: int = limits.QUERY_SERIES_MAX

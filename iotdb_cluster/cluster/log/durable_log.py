@@ -62,7 +62,7 @@ class LogOptions:
 
 
 class Pin(NamedTuple):
-    """`replica` needs its entries from `first_needed` on; `bytes_behind` is what the log holds from there to its end."""
+    """`replica` needs its entries from `first_needed` on; the log holds `bytes_behind` from there to its end."""
 
     replica: int
     first_needed: int

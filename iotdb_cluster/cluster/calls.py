@@ -1,0 +1,152 @@
+"""Calls between nodes, and finding the leader of a group: one deadline a statement, hints followed, nobody waited for.
+
+A call to this node goes straight to the handler; one to another node over the peer connections. A handler takes and
+gives bytes (`packing`, or an entry's own) so that both ways are the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol, TypeAlias, TypeVar
+
+from iotdb_cluster.cluster.outbox import Channel
+from iotdb_cluster.errors import CallerError, NotLeader, OutcomeUnknown, Status
+from iotdb_cluster.world import World
+
+__all__ = ["Calls", "Deadline", "Handler", "Leaders", "Peers"]
+
+T = TypeVar("T")
+Handler: TypeAlias = Callable[[memoryview, "Deadline"], Awaitable[bytes]]
+
+RETRY_MS_FIRST = 5
+RETRY_MS_MAX = 200
+ATTEMPT_MS_MAX = 5_000  # of one try at a leader: a dead connection must not eat the whole deadline
+
+
+class Deadline:
+    """A moment after which nobody waits any more."""
+
+    __slots__ = ("_world", "at_ms")
+
+    def __init__(self, world: World, timeout_ms: float) -> None:
+        self._world = world
+        self.at_ms = world.clock.monotonic_ms() + timeout_ms
+
+    @property
+    def left_ms(self) -> float:
+        return self.at_ms - self._world.clock.monotonic_ms()
+
+    @property
+    def passed(self) -> bool:
+        return self.left_ms <= 0
+
+    def check(self, what: str) -> None:
+        """Raise 701 where the time is up."""
+        if self.passed:
+            raise CallerError(Status.TIME_OUT, f"the time was up before {what}")
+
+    def within(self, limit_ms: float) -> Deadline:
+        """The earlier of this moment and `limit_ms` from now."""
+        return Deadline(self._world, min(self.left_ms, limit_ms))
+
+
+class Peers(Protocol):
+    """The connections to the other nodes."""
+
+    async def call(self, node: int, channel: Channel, method: str, body: bytes, timeout_ms: float) -> memoryview:
+        """Raises CallerError: what the other node answered, 706 where it was not reached, or OutcomeUnknown."""
+        ...
+
+
+class Calls:
+    """Calls by node identifier and method name."""
+
+    def __init__(self, node: int, peers: Peers) -> None:
+        self.node = node
+        self._peers = peers
+        self.handlers: dict[str, Handler] = {}
+
+    async def call(
+        self, node: int, method: str, body: bytes, deadline: Deadline, channel: Channel = Channel.DATA
+    ) -> memoryview:
+        """The answer of a node's handler; raises CallerError."""
+        if node == self.node:
+            return memoryview(await self.handlers[method](memoryview(body), deadline))
+        deadline.check(f"node {node} was asked to {method}")
+        return await self._peers.call(node, channel, method, body, deadline.left_ms)
+
+
+class Leaders:
+    """Runs something at the leader of a group, wherever that is at the moment."""
+
+    def __init__(self, world: World, known: Callable[[int], int], members: Callable[[int], list[int]]) -> None:
+        """`known(group)`: the node that leads by what this node's own replica knows, or 0; `members(group)`: nodes."""
+        self._world = world
+        self._known = known
+        self._members = members
+        self._hints: dict[int, int] = {}
+
+    def guess(self, group: int) -> int:
+        """The node that most probably leads the group; 0 where there is no such group."""
+        known = self._known(group) or self._hints.get(group, 0)
+        if known:
+            return known
+        members = self._members(group)
+        return members[0] if members else 0
+
+    async def run(
+        self, group: int, attempt: Callable[[int, Deadline], Awaitable[T]], deadline: Deadline, *, repeatable: bool
+    ) -> T:
+        """`attempt(node, deadline)` at the leader; tried again elsewhere while the deadline lasts.
+
+        Tried again: NotLeader, a node that was not reached, a group without a leader; and, where `repeatable` (the same
+        request id goes again, or it only reads), an outcome that is unknown. Everything else is raised at once.
+        """
+        wait_ms = float(RETRY_MS_FIRST)
+        tried: list[int] = []
+        node = self.guess(group)
+        while True:
+            failure: CallerError
+            hint = 0
+            if not node:
+                failure = CallerError(Status.PARTITION_NOT_READY, "the cluster is still being formed: try again")
+            else:
+                try:
+                    return await attempt(node, deadline.within(ATTEMPT_MS_MAX) if repeatable else deadline)
+                except NotLeader as error:
+                    failure, hint = error, error.leader
+                except OutcomeUnknown as error:
+                    if not repeatable:
+                        raise
+                    failure = error
+                except CallerError as error:
+                    if error.code not in (Status.NO_CONNECTION, Status.NO_LEADER, Status.PARTITION_NOT_READY):
+                        raise
+                    if type(error) is not CallerError:  # Moved and its like are answers
+                        raise
+                    failure = error
+            self._hints.pop(group, None)
+            if hint and hint != node and tried[-3:].count(hint) < 3:
+                self._hints[group] = hint
+                tried.append(node)
+                node = hint
+                continue
+            if deadline.left_ms <= wait_ms:
+                raise failure
+            await asyncio.sleep(wait_ms / 1000)
+            wait_ms = min(wait_ms * 2, RETRY_MS_MAX)
+            node = self._next(group, node)
+
+    def _next(self, group: int, last: int) -> int:
+        known = self._known(group)
+        if known:
+            return known
+        members = self._members(group)
+        if not members:
+            return 0
+        return members[(members.index(last) + 1) % len(members)] if last in members else members[0]
+
+    def learned(self, hints: Mapping[int, int]) -> None:
+        """Leaders that others told of."""
+        self._hints.update(hints)

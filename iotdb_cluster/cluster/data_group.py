@@ -1,0 +1,69 @@
+"""A data group's state machine as the driver feeds it, with its checkpoints and those who wait for deletes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from iotdb_cluster.cluster.group import Outcome
+from iotdb_cluster.data import DataGroup
+from iotdb_cluster.errors import SystemFault
+from iotdb_cluster.raft import ConfState, Entries, EntryKind, Snapshot, SnapshotNotReady
+
+__all__ = ["DataMachine"]
+
+
+class DataMachine:
+    """Wraps a `DataGroup`; `changed()` is called after each run of entries."""
+
+    def __init__(self, data: DataGroup, changed: Callable[[], None]) -> None:
+        self.data = data
+        self.told = (0, 0)  # (term, meta index) of the slots that were logged last
+        self._changed = changed
+        self._retired: dict[tuple[int, int], list[asyncio.Future[None]]] = {}
+
+    def apply(self, entries: Entries) -> list[Outcome]:
+        payloads = entries.data
+        if any(kind != EntryKind.NORMAL for kind in entries.kinds):
+            payloads = [
+                data if kind == EntryKind.NORMAL else b""
+                for kind, data in zip(entries.kinds, entries.data, strict=True)
+            ]
+        results = self.data.apply_many(entries.first, entries.terms, payloads)
+        self._changed()
+        return [Outcome(result.value, result.error) for result in results]
+
+    def configured(self, configuration: ConfState) -> None:
+        """Members of a data group are meta's affair; the group's own state does not hold them."""
+
+    def snapshot(self) -> Snapshot:
+        """A member that needs what the log has forgotten: streaming a snapshot is not built yet."""
+        raise SnapshotNotReady
+
+    def stage(self, snapshot: Snapshot) -> None:
+        raise SystemFault(f"group {self.data.number}: a snapshot of index {snapshot.index} came, which nobody sends")
+
+    def install(self, snapshot: Snapshot) -> None:
+        self.stage(snapshot)
+
+    # --- deletes ------------------------------------------------------------------------------------------------------
+
+    async def retired(self, storage_group: int, number: int) -> None:
+        """Wait until a delete is retired."""
+        if not self._open(storage_group, number):
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._retired.setdefault((storage_group, number), []).append(waiter)
+        await waiter
+
+    def answer_retired(self) -> None:
+        """Wake those whose delete is retired."""
+        for key in [key for key in self._retired if not self._open(*key)]:
+            for waiter in self._retired.pop(key):
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def _open(self, storage_group: int, number: int) -> bool:
+        if storage_group not in self.data.storage_groups():
+            return False
+        return any(intent.number == number for intent in self.data.intents(storage_group))

@@ -1,0 +1,281 @@
+"""The driver of all Raft groups of a node: ticks, the way from a Ready to disk, peers and state machines.
+
+One loop turn gathers: whatever a turn's messages, proposals and finished writes ask for is handled together at the end
+of the turn (`_turn`), so that a peer gets one batch and the disk one write, however many groups took part.
+
+The core runs with asynchronous storage writes: what must be on disk first travels as the responses of a local append
+message, which are stepped (or sent) once the durable log has synced them. The leader therefore sends to its followers
+while its own disk works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from iotdb_cluster.cluster.group import Group, Outcome, Proposal, ReadRound
+from iotdb_cluster.cluster.log import Append, Configuration, DurableLog, Install, Record, State
+from iotdb_cluster.errors import CallerError, Status, check
+from iotdb_cluster.raft import (
+    LOCAL_APPEND,
+    LOCAL_APPLY,
+    EntryKind,
+    HardState,
+    Message,
+    MessageType,
+    ProposalDropped,
+    Ready,
+    decode_conf_change,
+)
+from iotdb_cluster.world import World
+
+__all__ = ["Driver", "Outbox"]
+
+READ_ROUND_TICKS_MAX = 3  # an unanswered confirmation is asked again: its messages may be lost
+_HEARTBEATS = frozenset({MessageType.HEARTBEAT, MessageType.HEARTBEAT_RESP})  # on connections of their own
+
+
+class Outbox(Protocol):
+    """Takes a group's message to a node; whatever was taken in a turn goes out at `flush`."""
+
+    def post(self, node: int, group: Group, message: Message, heartbeat: bool) -> None: ...
+    def flush(self) -> None: ...
+
+
+class Driver:
+    """Drives every group of one node on the event loop that made it."""
+
+    def __init__(
+        self,
+        world: World,
+        log: DurableLog,
+        outbox: Outbox,
+        node: int,
+        tick_ms: float,
+        fault: Callable[[BaseException], None],
+    ) -> None:
+        self._world = world
+        self._log = log
+        self._outbox = outbox
+        self._node = node
+        self._tick_s = tick_ms / 1000
+        self._fault = fault
+        self._loop = asyncio.get_running_loop()
+        self._dirty: dict[int, Group] = {}
+        self._turn_due = False
+        self._ticks = 0
+        self._rounds = 0
+        self._ticker: asyncio.TimerHandle | None = None
+        self._stopped = False
+        self.groups: dict[int, Group] = {}
+
+    # --- groups -------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._ticker = self._loop.call_later(self._tick_s, self._tick)
+
+    def stop(self) -> None:
+        """Nothing is sent, written or applied any more; what waits is answered `OutcomeUnknown` by its deadline."""
+        self._stopped = True
+        if self._ticker is not None:
+            self._ticker.cancel()
+
+    def add(self, group: Group) -> None:
+        check(group.id not in self.groups, "group %d is driven already", group.id)
+        self.groups[group.id] = group
+        self.wake(group)
+
+    def wake(self, group: Group) -> None:
+        """Handle the group's Ready at the end of this loop turn."""
+        self._dirty[group.id] = group
+        if not self._turn_due:
+            self._turn_due = True
+            self._loop.call_soon(self._turn)
+
+    # --- what comes in ------------------------------------------------------------------------------------------------
+
+    def step(self, group: Group, message: Message) -> None:
+        """A message from a peer."""
+        group.raw.step(message)
+        self.wake(group)
+
+    def propose(self, group: Group, payloads: Sequence[bytes]) -> list[asyncio.Future[Outcome]]:
+        """Append the payloads to the group's log; each future gets its entry's outcome once it is applied here.
+
+        Raises NotLeader, or CallerError 413 where too much is uncommitted. A future may be left without an answer when
+        this node loses the lead: the caller's deadline then says that the outcome is unknown.
+        """
+        if not group.leads:
+            raise group.not_leader()
+        try:
+            taken = group.raw.propose(list(payloads))
+        except ProposalDropped:
+            if group.leads and not group.raw.transferee:
+                raise CallerError(
+                    Status.WRITE_PROCESS_REJECT,
+                    f"group {group.id} has too many writes that are not committed yet: try again",
+                ) from None
+            raise group.not_leader() from None
+        if taken is None:
+            raise group.not_leader()
+        term, index = taken
+        futures = []
+        for offset in range(len(payloads)):
+            future: asyncio.Future[Outcome] = self._loop.create_future()
+            group.proposals[index + offset] = Proposal(term, future)
+            futures.append(future)
+        self.wake(group)
+        return futures
+
+    async def read_barrier(self, group: Group, leader_only: bool = False) -> int:
+        """Wait until everything that was committed before this call is applied here; the index that was waited for.
+
+        Raises NotLeader where `leader_only` and another leads. Ends only with an answer or the caller's time-out.
+        """
+        if leader_only and not group.leads:
+            raise group.not_leader()
+        confirmed: asyncio.Future[int] = self._loop.create_future()
+        group.reads_unsent.append(confirmed)
+        self.wake(group)
+        index = await confirmed
+        if group.applied < index:
+            await self.wait_applied(group, index)
+        return index
+
+    async def wait_applied(self, group: Group, index: int) -> int:
+        """Wait until this replica has applied an index."""
+        if group.applied >= index:
+            return group.applied
+        applied: asyncio.Future[int] = self._loop.create_future()
+        group.apply_waiting.append((index, applied))
+        return await applied
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        if self._stopped:
+            return
+        self._ticks += 1
+        try:
+            for group in list(self.groups.values()):
+                group.raw.tick()
+                if group.read_rounds:
+                    self._repeat_reads(group)
+                if group.reads_unsent or group.raw.has_ready():
+                    self.wake(group)
+        except Exception as error:
+            self._fail(error)
+            return
+        self._ticker = self._loop.call_later(self._tick_s, self._tick)
+
+    def _repeat_reads(self, group: Group) -> None:
+        for context, started in list(group.read_rounds.items()):
+            if self._ticks - started.started_tick >= READ_ROUND_TICKS_MAX:
+                del group.read_rounds[context]
+                group.reads_unsent.extend(waiter for waiter in started.waiting if not waiter.done())
+
+    # --- the end of a turn --------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        self._turn_due = False
+        if self._stopped:
+            return
+        dirty, self._dirty = self._dirty, {}
+        try:
+            for group in dirty.values():
+                if group.reads_unsent:
+                    self._send_reads(group)
+                while group.raw.has_ready():
+                    self._handle(group, group.raw.ready())
+            self._outbox.flush()
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        self.stop()
+        self._fault(error)
+
+    def _send_reads(self, group: Group) -> None:
+        waiting = [waiter for waiter in group.reads_unsent if not waiter.done()]
+        group.reads_unsent = []
+        if not waiting:
+            return
+        if not group.raw.leader:  # the core would drop it: kept until somebody leads
+            group.reads_unsent = waiting
+            return
+        self._rounds += 1
+        context = struct.pack(">IQ", self._node, self._rounds)
+        group.read_rounds[context] = ReadRound(self._ticks, waiting)
+        group.raw.read_index(context)
+
+    def _handle(self, group: Group, ready: Ready) -> None:
+        for state in ready.read_states:
+            started = group.read_rounds.pop(state.context, None)
+            for waiter in started.waiting if started else ():
+                if not waiter.done():
+                    waiter.set_result(state.index)
+        for message in ready.messages:
+            if message.to == LOCAL_APPEND:
+                self._append(group, message)
+            elif message.to == LOCAL_APPLY:
+                self._apply(group, message)
+            else:
+                self._post(group, message)
+        if group.raw.leader != group.leader_seen:
+            group.leader_seen = group.raw.leader
+            if group.leader_changed is not None:
+                group.leader_changed(group)
+
+    def _post(self, group: Group, message: Message) -> None:
+        node = group.nodes.get(message.to)
+        if node is not None:  # a replica that no meta entry names yet: as if the message were lost
+            self._outbox.post(node, group, message, message.type in _HEARTBEATS)
+
+    def _append(self, group: Group, message: Message) -> None:
+        """Hand one Ready's hard state, snapshot and entries to the durable log; answer when they are synced."""
+        records: list[Record] = []
+        if message.term or message.vote or message.commit:
+            records.append(State(group.replica, HardState(message.term, message.vote, message.commit)))
+        snapshot = message.snapshot
+        if snapshot is not None:
+            group.machine.stage(snapshot)
+            records.append(Install(group.replica, snapshot.index, snapshot.term, snapshot.conf_state))
+        if len(message.entries):
+            records.append(Append(group.replica, message.entries))
+
+        def synced() -> None:
+            if self._stopped:
+                return
+            if snapshot is not None:
+                group.machine.install(snapshot)
+                group.applied = snapshot.index
+                group.release_applied()
+            self._respond(group, message.responses)
+
+        # Also without records: the responses speak of all that was submitted before, and must wait for it.
+        self._log.submit(records, synced)
+
+    def _apply(self, group: Group, message: Message) -> None:
+        entries = message.entries
+        group.apply(entries)
+        if any(kind != EntryKind.NORMAL for kind in entries.kinds):
+            for kind, data in zip(entries.kinds, entries.data, strict=True):
+                if kind != EntryKind.NORMAL:
+                    configuration = group.raw.apply_conf_change(decode_conf_change(data))
+                    self._log.submit([Configuration(group.replica, configuration)], lambda: None)
+                    group.machine.configured(configuration)
+        self._respond(group, message.responses)
+
+    def _respond(self, group: Group, responses: Sequence[Message]) -> None:
+        try:
+            for response in responses:
+                if response.to == group.replica:
+                    group.raw.step(response)
+                else:
+                    self._post(group, response)
+        except Exception as error:
+            self._fail(error)
+            return
+        self.wake(group)

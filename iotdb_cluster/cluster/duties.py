@@ -1,0 +1,201 @@
+"""What a node does unasked: found the cluster, register, tell groups their slots, drive deletes and drops.
+
+Everything here is a comparison of what is with what should be, followed by proposals that are harmless when they come
+twice; so any crash is mended by whoever leads next. One round runs at a time; one starts when something changed, and
+every `ROUND_MS` while something is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from iotdb_cluster.cluster.calls import Deadline
+from iotdb_cluster.cluster.data_group import DataMachine
+from iotdb_cluster.cluster.driver import Driver
+from iotdb_cluster.cluster.group import Group
+from iotdb_cluster.cluster.meta_access import MetaAccess
+from iotdb_cluster.cluster.proposals import Proposals
+from iotdb_cluster.data import (
+    DeleteAction,
+    DeleteProgress,
+    DeleteUnit,
+    DropStorageGroup,
+    Header,
+    Own,
+    due_actions,
+    encode,
+)
+from iotdb_cluster.errors import CallerError, Moved
+from iotdb_cluster.meta import StorageGroup, commands
+from iotdb_cluster.partition import schema_slot_of
+from iotdb_cluster.requests import NO_REQUEST
+from iotdb_cluster.world import World
+
+__all__ = ["Duties"]
+
+logger = logging.getLogger(__name__)
+
+ROUND_MS = 100  # between two rounds while something is open
+IDLE_ROUND_MS = 1_000
+STEP_TIMEOUT_MS = 5_000
+ACTIONS_MAX = 64  # deletes that are driven at once by a group's leader
+
+
+class Duties:
+    """The unasked work of one node."""
+
+    def __init__(
+        self,
+        world: World,
+        driver: Driver,
+        meta: MetaAccess,
+        proposals: Proposals,
+        machines: dict[int, DataMachine],
+        found: Callable[[], Awaitable[None]],
+        register: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._world = world
+        self._driver = driver
+        self._meta = meta
+        self._proposals = proposals
+        self._machines = machines
+        self._found = found
+        self._register = register
+        self._changed = asyncio.Event()
+        self._progress: dict[int, tuple[int, DeleteProgress]] = {}
+
+    def wake(self) -> None:
+        """Something changed that a round may have to act upon."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            self._changed.clear()
+            busy = await self._round()
+            pause_ms = ROUND_MS if busy else IDLE_ROUND_MS
+            try:
+                async with asyncio.timeout(pause_ms / 1000):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def _round(self) -> bool:
+        """Do what is due; whether something is left."""
+        steps: list[Awaitable[bool]] = [self._membership()]
+        if self._meta.state.bootstrapped:
+            if self._meta.leads:
+                steps += [
+                    self._drop(group) for group in self._meta.state.storage_groups(dropping=True) if group.dropping
+                ]
+            for group in list(self._driver.groups.values()):
+                if group.id and group.leads and group.raw.committed_in_term:
+                    steps.append(self._lead(group))
+        outcomes = await asyncio.gather(*steps, return_exceptions=True)
+        busy = False
+        for outcome in outcomes:
+            if isinstance(outcome, CallerError):
+                logger.debug("a step is tried again: %s", outcome)
+                busy = True
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                busy = busy or outcome
+        return busy
+
+    def _deadline(self) -> Deadline:
+        return Deadline(self._world, STEP_TIMEOUT_MS)
+
+    async def _membership(self) -> bool:
+        if not self._meta.state.bootstrapped:
+            if self._meta.leads:
+                await self._found()
+            return True
+        await self._register()
+        return False
+
+    # --- storage groups that go ---------------------------------------------------------------------------------------
+
+    async def _drop(self, storage_group: StorageGroup) -> bool:
+        """At its schema slot first, then in every other group; then meta forgets it."""
+        owner, _ = self._meta.state.owner_of_slot(schema_slot_of(storage_group.path))
+        await self._drop_in(owner.id, storage_group)
+        others = [group.id for group in self._meta.state.groups if group.id != owner.id]
+        await asyncio.gather(*(self._drop_in(number, storage_group) for number in others))
+        await self._meta.propose(lambda request: commands.finish_drop(request, storage_group.id), self._deadline())
+        return False
+
+    async def _drop_in(self, group: int, storage_group: StorageGroup) -> None:
+        header = Header(NO_REQUEST, storage_group.id)
+        payload = encode(header, DropStorageGroup(storage_group.changed))
+        await self._proposals.patiently(lambda: group, payload, self._deadline())
+
+    # --- groups that this node leads ----------------------------------------------------------------------------------
+
+    async def _lead(self, group: Group) -> bool:
+        machine = self._machines[group.id]
+        await self._tell_slots(group, machine)
+        return await self._drive_deletes(group, machine)
+
+    async def _tell_slots(self, group: Group, machine: DataMachine) -> None:
+        """Log the slots that meta gave to this group and that it has not heard of."""
+        state = self._meta.state
+        if machine.told == (group.raw.term, state.members_changed):
+            return
+        runs: list[tuple[int, int, int]] = []
+        for slot in state.table.slots_of(group.id):
+            epoch = state.table.owner(slot)[1]
+            if machine.data.slot_epoch(slot) >= epoch:
+                continue
+            if runs and runs[-1][1] == slot - 1 and runs[-1][2] == epoch:
+                runs[-1] = (runs[-1][0], slot, epoch)
+            else:
+                runs.append((slot, slot, epoch))
+        told = (group.raw.term, state.members_changed)
+        if runs:
+            body = Own(tuple(runs), state.members_changed)
+            await self._proposals.patiently(lambda: group.id, encode(Header(NO_REQUEST), body), self._deadline())
+        machine.told = told
+
+    async def _drive_deletes(self, group: Group, machine: DataMachine) -> bool:
+        term, progress = self._progress.get(group.id, (0, DeleteProgress()))
+        if term != group.raw.term:
+            progress = DeleteProgress()
+            self._progress[group.id] = (group.raw.term, progress)
+        while True:
+            actions = []
+            for action in due_actions(machine.data, progress):
+                actions.append(action)
+                if len(actions) == ACTIONS_MAX:
+                    break
+            if not actions or not group.leads:
+                machine.answer_retired()
+                return False
+            for action in actions:
+                progress.started(action)
+            done = await asyncio.gather(*(self._act(group, action, progress) for action in actions))
+            machine.answer_retired()
+            if not all(done):
+                return True
+
+    async def _act(self, group: Group, action: DeleteAction, progress: DeleteProgress) -> bool:
+        number, header = group.id, action.header
+        if isinstance(action.body, DeleteUnit):
+            owner, epoch = self._meta.state.owner_of_slot(header.slot)
+            number, header = owner.id, header._replace(slot_epoch=epoch)
+        try:
+            await self._proposals.patiently(lambda: number, encode(header, action.body), self._deadline())
+        except CallerError as error:
+            progress.postponed(action)
+            logger.log(
+                logging.DEBUG if isinstance(error, Moved) else logging.INFO,
+                "delete %d of storage group %d waits: %s",
+                action.body.number,
+                header.storage_group,
+                error.message,
+            )
+            return False
+        progress.finished(action)
+        return True

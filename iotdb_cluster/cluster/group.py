@@ -1,0 +1,136 @@
+"""One replica of a Raft group on this node: the core, what waits for it, and the state machine that it feeds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from iotdb_cluster.cluster.log import ReplicaLog
+from iotdb_cluster.errors import CallerError, NotLeader, check
+from iotdb_cluster.raft import ConfState, Entries, RawNode, Snapshot
+
+__all__ = ["Group", "Outcome", "Proposal", "StateMachine"]
+
+
+@dataclass(slots=True, frozen=True)
+class Outcome:
+    """What became of an applied entry: a value that JSON can say, or the error that the caller gets."""
+
+    value: Any = None
+    error: CallerError | None = None
+
+
+class StateMachine(Protocol):
+    """What a group's committed entries are applied to. No method may fail but by an InvariantViolation."""
+
+    def apply(self, entries: Entries) -> list[Outcome]:
+        """Apply a run of committed entries, in order: an outcome for each (that of an empty one means nothing)."""
+        ...
+
+    def configured(self, configuration: ConfState) -> None:
+        """The group's members changed by an entry that was just applied."""
+        ...
+
+    def snapshot(self) -> Snapshot:
+        """The state at the newest index that it can be given for, for a member that lags behind the log."""
+        ...
+
+    def stage(self, snapshot: Snapshot) -> None:
+        """Make a received snapshot durable, so that the log's mark can make it count."""
+        ...
+
+    def install(self, snapshot: Snapshot) -> None:
+        """Replace the whole state by a staged snapshot whose mark is durable."""
+        ...
+
+
+@dataclass(slots=True)
+class Proposal:
+    """An entry on its way: it stands at (term, index) if it stands at all."""
+
+    term: int
+    done: asyncio.Future[Outcome]
+
+
+@dataclass(slots=True)
+class ReadRound:
+    """Reads that one confirmation of leadership answers."""
+
+    started_tick: int
+    waiting: list[asyncio.Future[int]]
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """A replica and what waits for it. `nodes` says on which node each replica of the group lives."""
+
+    id: int
+    generation: int
+    replica: int
+    raw: RawNode
+    log: ReplicaLog
+    machine: StateMachine
+    nodes: dict[int, int]
+    applied: int = 0
+    proposals: dict[int, Proposal] = field(default_factory=dict)
+    reads_unsent: list[asyncio.Future[int]] = field(default_factory=list)
+    read_rounds: dict[bytes, ReadRound] = field(default_factory=dict)
+    apply_waiting: list[tuple[int, asyncio.Future[int]]] = field(default_factory=list)
+    leader_changed: Callable[[Group], None] | None = None
+    leader_seen: int = 0
+    bytes_proposed: int = 0
+
+    @property
+    def leads(self) -> bool:
+        return self.raw.leader == self.replica
+
+    @property
+    def leader_node(self) -> int:
+        """The node whose replica leads, as far as this one knows; 0 where it knows none."""
+        leader = self.raw.leader
+        return self.nodes.get(leader, 0) if leader else 0
+
+    def apply(self, entries: Entries) -> None:
+        """Apply committed entries and answer the proposals that they were."""
+        check(
+            entries.first == self.applied + 1,
+            "group %d applies entry %d after entry %d",
+            self.id,
+            entries.first,
+            self.applied,
+        )
+        outcomes = self.machine.apply(entries)
+        check(len(outcomes) == len(entries), "%d outcomes for %d entries", len(outcomes), len(entries))
+        self.applied = entries.last
+        if self.proposals:
+            self._answer(entries, outcomes)
+        self.release_applied()
+
+    def _answer(self, entries: Entries, outcomes: list[Outcome]) -> None:
+        for offset, outcome in enumerate(outcomes):
+            proposal = self.proposals.pop(entries.first + offset, None)
+            if proposal is None or proposal.done.done():
+                continue
+            if proposal.term == entries.terms[offset]:
+                proposal.done.set_result(outcome)
+            else:  # another leader's entry stands there: ours can never be committed
+                proposal.done.set_exception(self.not_leader())
+
+    def release_applied(self) -> None:
+        """Wake those who wait until an index is applied."""
+        if not self.apply_waiting:
+            return
+        still: list[tuple[int, asyncio.Future[int]]] = []
+        for index, waiter in self.apply_waiting:
+            if index > self.applied:
+                still.append((index, waiter))
+            elif not waiter.done():
+                waiter.set_result(self.applied)
+        self.apply_waiting = still
+
+    def not_leader(self) -> CallerError:
+        leader = 0 if self.leads else self.leader_node
+        where = f"node {leader} leads it" if leader else "it has no leader at the moment: try again"
+        return NotLeader(leader, f"this node does not lead group {self.id}; {where}")

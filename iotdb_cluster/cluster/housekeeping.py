@@ -1,0 +1,209 @@
+"""What a node does by the clock: checkpoints with flushes, compaction of the log, ends of idle cursors.
+
+A group's checkpoint at position p is published when every memtable is flushed to p; then the log may forget entries up
+to p, except those that a member still needs (its leader tells: the low-water mark).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+from iotdb_cluster.cluster.calls import Calls, Deadline
+from iotdb_cluster.cluster.data_group import DataMachine
+from iotdb_cluster.cluster.driver import Driver
+from iotdb_cluster.cluster.group import Group
+from iotdb_cluster.cluster.log import Compact, DurableLog
+from iotdb_cluster.cluster.meta_group import MetaMachine
+from iotdb_cluster.cluster.points import PointServing
+from iotdb_cluster.cluster.settings import Settings
+from iotdb_cluster.errors import CallerError
+from iotdb_cluster.packing import pack, unpack
+from iotdb_cluster.query.requests import FlushTasksInfo
+from iotdb_cluster.world import World
+
+__all__ = ["Housekeeping"]
+
+logger = logging.getLogger(__name__)
+
+ROUND_MS = 200
+LOW_WATER_MS = 1_000
+BUDGET_SHARE = 0.4  # of the memtable budget: beyond it the largest group is flushed
+KEPT_ENTRIES = 100  # entries that stay behind a checkpoint, so that a member that lags a little needs no more
+COMPACT_STEP = 100  # entries that must be gained before the log hears of it
+
+
+@dataclass(slots=True)
+class _Care:
+    """What is known of one group's checkpoints."""
+
+    since_ms: float
+    low_water: int = 0
+    compacted: int = 0
+    busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Housekeeping:
+    """Checkpoints and the log's size of one node."""
+
+    def __init__(
+        self,
+        world: World,
+        settings: Settings,
+        driver: Driver,
+        log: DurableLog,
+        meta: MetaMachine,
+        machines: dict[int, DataMachine],
+        cursors: PointServing,
+        calls: Calls,
+    ) -> None:
+        self._world = world
+        self._settings = settings
+        self._driver = driver
+        self._log = log
+        self._meta = meta
+        self._machines = machines
+        self._cursors = cursors
+        self._calls = calls
+        self._care: dict[int, _Care] = {}
+        self._told_ms = 0.0
+        self._working = 0
+        self._waiting = 0
+
+    def register(self, calls: Calls) -> None:
+        calls.handlers.update({"low water": self._take_low_water, "flush": self._flush_call})
+
+    def memory_bytes(self) -> int:
+        """Bytes of all memtables of the node."""
+        return sum(machine.data.store.memory_bytes() for machine in self._machines.values())
+
+    def flush_tasks(self) -> FlushTasksInfo:
+        return FlushTasksInfo(self._working + self._waiting, self._working, self._waiting)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(ROUND_MS / 1000)
+            await self._round()
+
+    async def _round(self) -> None:
+        self._cursors.expire()
+        if self._meta.checkpoint_due:
+            await self._checkpoint_meta()
+        now = self._world.clock.monotonic_ms()
+        for number in self._due(now):
+            await self.checkpoint(number)
+        if now - self._told_ms >= LOW_WATER_MS:
+            self._told_ms = now
+            await self._tell_low_water()
+        for group in list(self._driver.groups.values()):
+            if group.id:
+                self._compact(group)
+
+    def _care_of(self, number: int) -> _Care:
+        care = self._care.get(number)
+        if care is None:
+            care = self._care[number] = _Care(self._world.clock.monotonic_ms())
+        return care
+
+    def _due(self, now: float) -> list[int]:
+        """The groups whose memtables should go to disk now, the largest first."""
+        sizes = {number: machine.data.store.memory_bytes() for number, machine in self._machines.items()}
+        due = []
+        pressed = sum(sizes.values()) > BUDGET_SHARE * self._settings.memtable_bytes_max
+        pinned = self._log.bytes_pinned() > self._settings.log_bytes_max
+        for number, size in sorted(sizes.items(), key=lambda item: -item[1]):
+            old = size and now - self._care_of(number).since_ms > self._settings.memtable_flush_age_ms
+            if size > self._settings.memtable_flush_bytes or old or (size and pressed) or pinned:
+                due.append(number)
+                pressed = False
+        return due
+
+    # --- checkpoints --------------------------------------------------------------------------------------------------
+
+    async def _checkpoint_meta(self) -> None:
+        snapshot = self._meta.snapshot()
+        await self._world.workers.run(self._meta.stage, snapshot)
+        self._meta.checkpointed = snapshot.index
+        keep = self._meta.forgettable
+        group = self._driver.groups.get(0)
+        if group is not None and keep >= group.log.first_index():
+            self._log.submit([Compact(group.replica, keep, group.log.term(keep))], lambda: None)
+
+    async def checkpoint(self, number: int) -> None:
+        """Flush a group's memtables and publish its state; SystemFault where the disk fails."""
+        machine = self._machines.get(number)
+        if machine is None:
+            return
+        care = self._care_of(number)
+        self._waiting += 1
+        try:
+            async with care.busy:
+                self._waiting -= 1
+                self._working += 1
+                try:
+                    await self._checkpoint(machine)
+                    care.since_ms = self._world.clock.monotonic_ms()
+                finally:
+                    self._working -= 1
+                    self._waiting += 1
+        finally:
+            self._waiting -= 1
+
+    async def _checkpoint(self, machine: DataMachine) -> None:
+        checkpoint = machine.data.freeze()
+        for job in checkpoint.jobs:
+            await self._world.workers.run(job.run)
+            job.finish()
+        await self._world.workers.run(machine.data.publisher(checkpoint))
+        machine.data.store.collect()
+
+    # --- the log ------------------------------------------------------------------------------------------------------
+
+    def _compact(self, group: Group) -> None:
+        """Let the log forget what the checkpoint holds and no member needs."""
+        care = self._care_of(group.id)
+        published = self._machines[group.id].data.published
+        if group.leads:
+            care.low_water = self._low_water(group)
+        keep = min(published, care.low_water) - KEPT_ENTRIES
+        if keep < care.compacted + COMPACT_STEP or keep < group.log.first_index():
+            return
+        care.compacted = keep
+        self._log.submit([Compact(group.replica, keep, group.log.term(keep))], lambda: None)
+
+    def _low_water(self, group: Group) -> int:
+        """The highest index that every member has."""
+        matches = [member.match for member in group.raw.status().progress.values()]
+        return min(matches, default=0)
+
+    async def _tell_low_water(self) -> None:
+        by_node: dict[int, dict[str, int]] = {}
+        for group in self._driver.groups.values():
+            if group.id and group.leads:
+                for node in group.nodes.values():
+                    if node != self._calls.node:
+                        by_node.setdefault(node, {})[str(group.id)] = self._low_water(group)
+        await asyncio.gather(*(self._tell(node, marks) for node, marks in by_node.items()))
+
+    async def _tell(self, node: int, marks: dict[str, int]) -> None:
+        try:
+            await self._calls.call(node, "low water", pack(marks), Deadline(self._world, LOW_WATER_MS))
+        except CallerError as error:
+            logger.debug("node %d did not hear the low-water marks: %s", node, error)
+
+    async def _take_low_water(self, body: memoryview, deadline: Deadline) -> bytes:
+        del deadline
+        marks, _ = unpack(body)
+        for number, mark in marks.items():
+            care = self._care_of(int(number))
+            care.low_water = max(care.low_water, int(mark))
+        return pack(None)
+
+    # --- FLUSH --------------------------------------------------------------------------------------------------------
+
+    async def _flush_call(self, body: memoryview, deadline: Deadline) -> bytes:
+        del body, deadline
+        await asyncio.gather(*(self.checkpoint(number) for number in list(self._machines)))
+        return pack(None)

@@ -1,0 +1,79 @@
+"""The meta group as the rest of a node uses it: its state here, barriers, proposals, and what happens at a change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
+from iotdb_cluster.cluster.driver import Driver
+from iotdb_cluster.cluster.group import Group
+from iotdb_cluster.cluster.meta_group import MetaMachine
+from iotdb_cluster.cluster.proposals import GROUP
+from iotdb_cluster.cluster.request_ids import RequestIds
+from iotdb_cluster.errors import CallerError, OutcomeUnknown, Status
+from iotdb_cluster.meta import MetaState
+from iotdb_cluster.packing import unpack
+from iotdb_cluster.requests import RequestId
+
+__all__ = ["MetaAccess"]
+
+
+class MetaAccess:
+    """One node's door to the meta group."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        group: Group,
+        machine: MetaMachine,
+        calls: Calls,
+        leaders: Leaders,
+        requests: RequestIds,
+    ) -> None:
+        self._driver = driver
+        self._group = group
+        self._machine = machine
+        self._calls = calls
+        self._leaders = leaders
+        self._requests = requests
+
+    @property
+    def state(self) -> MetaState:
+        """This node's replica of it; at least as new as the last barrier."""
+        return self._machine.state
+
+    @property
+    def leads(self) -> bool:
+        return self._group.leads
+
+    async def barrier(self, deadline: Deadline) -> None:
+        """Afterwards `state` holds every decision that was acknowledged before the call. 705 where that fails."""
+        try:
+            async with asyncio.timeout(max(0.0, deadline.left_ms) / 1000):
+                await self._driver.read_barrier(self._group)
+        except TimeoutError:
+            raise CallerError(
+                Status.CONSISTENCY_FAILURE, "the meta group has no leader that answers: try again"
+            ) from None
+
+    async def propose(self, command: Callable[[RequestId], bytes], deadline: Deadline) -> Any:
+        """Have a command decided; its value, once this node has applied it. Raises what the decision was."""
+        request = self._requests.take()
+        body = GROUP.pack(0) + command(request)
+
+        async def attempt(node: int, within: Deadline) -> memoryview:
+            return await self._calls.call(node, "propose", body, within)
+
+        try:
+            answer = await self._leaders.run(0, attempt, deadline, repeatable=True)
+        except CallerError as error:
+            if type(error) is CallerError and error.code == Status.TIME_OUT:
+                raise OutcomeUnknown(error.message) from None
+            raise
+        finally:
+            self._requests.finish(request)
+        value, _ = unpack(answer)
+        await self.barrier(deadline)
+        return value

@@ -1,0 +1,147 @@
+"""The meta group on this node: its state machine fed by the driver, its checkpoints, and proposing to it.
+
+A checkpoint is one file, `meta-<index>.ckpt`: magic, version, CRC32C, then a packed head (index, term, members) and the
+dumped state. A received snapshot is staged as such a file before the log's `Install` mark makes it count.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+import crc32c
+
+from iotdb_cluster.cluster.group import Outcome
+from iotdb_cluster.errors import CorruptData, check
+from iotdb_cluster.meta import MetaState
+from iotdb_cluster.packing import pack, unpack
+from iotdb_cluster.raft import ConfState, Entries, EntryKind, Snapshot
+from iotdb_cluster.world import FileSystem
+
+__all__ = ["CHECKPOINT_ENTRIES", "MetaMachine"]
+
+CHECKPOINT_ENTRIES = 1_000  # entries between two checkpoints; so many are replayed at a start at most
+KEPT_ENTRIES = 1_000  # entries behind a checkpoint that stay in the log for members that lag a little
+_HEAD = struct.Struct(">7sBI")
+_MAGIC, _VERSION = b"METACKP", 1
+
+
+class MetaMachine:
+    """Applies the meta group's entries to a `MetaState`; `changed()` is called after each run of them."""
+
+    def __init__(self, files: FileSystem, directory: str, changed: Callable[[], None]) -> None:
+        self._files = files
+        self._directory = directory
+        self._changed = changed
+        self.state = MetaState()
+        self.index = 0
+        self.term = 0
+        self.members = ConfState()
+        self.checkpointed = 0
+
+    # --- applying -----------------------------------------------------------------------------------------------------
+
+    def apply(self, entries: Entries) -> list[Outcome]:
+        outcomes = []
+        for offset, (kind, data) in enumerate(zip(entries.kinds, entries.data, strict=True)):
+            payload = data if kind == EntryKind.NORMAL else b""
+            result = self.state.apply(entries.first + offset, payload)
+            outcomes.append(Outcome(result.value, result.error))
+        self.index, self.term = entries.last, entries.terms[-1]
+        self._changed()
+        return outcomes
+
+    def configured(self, configuration: ConfState) -> None:
+        self.members = configuration
+
+    # --- checkpoints --------------------------------------------------------------------------------------------------
+
+    @property
+    def checkpoint_due(self) -> bool:
+        return self.index - self.checkpointed >= CHECKPOINT_ENTRIES
+
+    @property
+    def forgettable(self) -> int:
+        """The log may forget entries up to this index."""
+        return max(0, self.checkpointed - KEPT_ENTRIES)
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(self.index, self.term, self.members, self.state.dump())
+
+    def stage(self, snapshot: Snapshot) -> None:
+        """Write a checkpoint file; a received snapshot counts once the log has its `Install` mark."""
+        self._write(snapshot)
+
+    def install(self, snapshot: Snapshot) -> None:
+        self.state = MetaState.load(snapshot.data)
+        self.index, self.term, self.members = snapshot.index, snapshot.term, snapshot.conf_state
+        self.checkpointed = snapshot.index
+        self._changed()
+
+    def recover(self, first_index: int, last_index: int) -> None:
+        """Load the newest checkpoint that the log continues; CorruptData where there is a gap between them."""
+        indexes = sorted(self._indexes(), reverse=True)
+        usable = [index for index in indexes if first_index - 1 <= index <= max(last_index, first_index - 1)]
+        if usable:
+            self.install(self._read(usable[0]))
+        else:
+            self.index = first_index - 1
+            check(self.index <= 1, "the meta log begins at %d and no checkpoint reaches it", first_index)
+
+    def _name(self, index: int) -> str:
+        return f"{self._directory}/meta-{index:020d}.ckpt"
+
+    def _indexes(self) -> list[int]:
+        names = self._files.list(self._directory)
+        return [int(name[5:25]) for name in names if name.startswith("meta-") and name.endswith(".ckpt")]
+
+    def _write(self, snapshot: Snapshot) -> None:
+        members = snapshot.conf_state
+        head = {
+            "index": snapshot.index,
+            "term": snapshot.term,
+            "voters": list(members.voters),
+            "learners": list(members.learners),
+            "voters_outgoing": list(members.voters_outgoing),
+            "learners_next": list(members.learners_next),
+            "auto_leave": members.auto_leave,
+        }
+        body = pack(head, [snapshot.data])
+        path = self._name(snapshot.index)
+        self._files.make_directories(self._directory)
+        file = self._files.open(path + ".tmp", create=True)
+        try:
+            file.truncate(0)
+            file.write(0, _HEAD.pack(_MAGIC, _VERSION, crc32c.crc32c(body)) + body)
+            file.sync()
+        finally:
+            file.close()
+        self._files.rename(path + ".tmp", path)
+        self._files.sync_directory(self._directory)
+        for index in sorted(self._indexes())[:-2]:
+            self._files.remove(self._name(index))
+
+    def _read(self, index: int) -> Snapshot:
+        path = self._name(index)
+        file = self._files.open(path)
+        try:
+            raw = file.read(0, file.size())
+        finally:
+            file.close()
+        if len(raw) < _HEAD.size:
+            raise CorruptData(f"{path}: {len(raw)} bytes are no checkpoint")
+        magic, version, checksum = _HEAD.unpack_from(raw)
+        body = raw[_HEAD.size :]
+        if magic != _MAGIC or version != _VERSION:
+            raise CorruptData(f"{path}: version {version} of {magic!r}; this program knows {_VERSION} of {_MAGIC!r}")
+        if crc32c.crc32c(body) != checksum:
+            raise CorruptData(f"{path}: wrong checksum")
+        head, buffers = unpack(body)
+        members = ConfState(
+            tuple(head["voters"]),
+            tuple(head["learners"]),
+            tuple(head["voters_outgoing"]),
+            tuple(head["learners_next"]),
+            bool(head["auto_leave"]),
+        )
+        return Snapshot(int(head["index"]), int(head["term"]), members, bytes(buffers[0]))

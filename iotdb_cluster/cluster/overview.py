@@ -1,0 +1,204 @@
+"""What a node tells of itself and the cluster: the answers behind nodetool."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from iotdb_cluster.cluster.calls import Calls, Deadline
+from iotdb_cluster.cluster.data_group import DataMachine
+from iotdb_cluster.cluster.driver import Driver
+from iotdb_cluster.cluster.group import Group
+from iotdb_cluster.cluster.meta_access import MetaAccess
+from iotdb_cluster.cluster.reading import replica_here
+from iotdb_cluster.cluster.settings import NodeAddress, Settings
+from iotdb_cluster.errors import CallerError, Status
+from iotdb_cluster.meta import Group as GroupRecord
+from iotdb_cluster.packing import pack, unpack
+from iotdb_cluster.partition import partition_bounds, schema_slot_of, slot_of
+from iotdb_cluster.world import World
+
+__all__ = ["Overview"]
+
+PROBE_MS = 1_000  # a node that does not answer within is shown as off
+DIGEST_MS = 60_000
+PARTITIONS_SHOWN_MAX = 10_000
+
+
+class Overview:
+    """Answers of the nodetool port, and the calls `state` and `digest` between nodes."""
+
+    def __init__(
+        self,
+        world: World,
+        settings: Settings,
+        driver: Driver,
+        meta: MetaAccess,
+        machines: dict[int, DataMachine],
+        calls: Calls,
+        serving: Callable[[], bool],
+    ) -> None:
+        self._world = world
+        self._settings = settings
+        self._driver = driver
+        self._meta = meta
+        self._machines = machines
+        self._calls = calls
+        self._serving = serving
+        self._commands: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
+            "ring": self._ring,
+            "status": self._status,
+            "host": self._host,
+            "partition": self._partition,
+            "groups": self._groups,
+            "digest": self._digest,
+        }
+
+    def register(self, calls: Calls) -> None:
+        calls.handlers.update({"state": self._state_call, "digest": self._digest_call})
+
+    async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The answer to one line of the nodetool port; raises CallerError."""
+        command = request.get("command")
+        if command == "health":
+            return {
+                "serving": self._serving(),
+                "node": self._calls.node,
+                "client_port": self._settings.address.client_port,
+            }
+        handler = self._commands.get(str(command))
+        if handler is None:
+            raise CallerError(Status.UNSUPPORTED_OPERATION, f"{command!r} is not a command of this port")
+        if not self._meta.state.bootstrapped:
+            return {"forming": True}
+        return await handler(request)
+
+    def _deadline(self, timeout_ms: float) -> Deadline:
+        return Deadline(self._world, timeout_ms)
+
+    def _text(self, node: int) -> str:
+        found = self._meta.state.node(node)
+        return f"node {node}" if found is None else NodeAddress(*found.address).text
+
+    def _texts(self, group: GroupRecord) -> list[str]:
+        return [self._text(node) for node in group.nodes]
+
+    # --- the commands -------------------------------------------------------------------------------------------------
+
+    async def _ring(self, request: dict[str, Any]) -> dict[str, Any]:
+        del request
+        return {"nodes": [[node.id, self._text(node.id)] for node in self._meta.state.nodes]}
+
+    async def _status(self, request: dict[str, Any]) -> dict[str, Any]:
+        del request
+        nodes = [node.id for node in self._meta.state.nodes]
+        alive = await asyncio.gather(*(self._is_alive(node) for node in nodes))
+        return {"nodes": [[self._text(node), "on" if on else "off"] for node, on in zip(nodes, alive, strict=True)]}
+
+    async def _is_alive(self, node: int) -> bool:
+        try:
+            await self._calls.call(node, "state", pack(None), self._deadline(PROBE_MS))
+        except CallerError:
+            return False
+        return True
+
+    async def _host(self, request: dict[str, Any]) -> dict[str, Any]:
+        state = self._meta.state
+        counts = state.table.counts()
+        shown = [
+            group for group in state.groups if request.get("all") or group.replica_of(self._calls.node) is not None
+        ]
+        return {"groups": [[self._texts(group), counts.get(group.id, 0)] for group in shown]}
+
+    async def _partition(self, request: dict[str, Any]) -> dict[str, Any]:
+        state = self._meta.state
+        group = state.storage_group_of(str(request.get("path", "")))
+        if group is None:
+            return {"known": False}
+        if request.get("metadata"):
+            owner, _ = state.owner_of_slot(schema_slot_of(group.path))
+            return {"known": True, "partitions": [[0, 0, self._texts(owner)]]}
+        start, end = int(request["start"]), int(request["end"])
+        interval = self._settings.partition_interval_ms
+        first, last = start // interval, max(start, end) // interval
+        if last - first >= PARTITIONS_SHOWN_MAX:
+            raise CallerError(
+                Status.ILLEGAL_PARAMETER, f"the range has {last - first + 1} partitions, give a shorter one"
+            )
+        rows = []
+        for partition in range(first, last + 1):
+            low, high = partition_bounds(partition, interval)
+            owner, _ = state.owner_of_slot(slot_of(group.path, partition))
+            rows.append([max(low, start), min(high, max(start, end)), self._texts(owner)])
+        return {"known": True, "partitions": rows}
+
+    async def _groups(self, request: dict[str, Any]) -> dict[str, Any]:
+        del request
+        rows: list[dict[str, Any]] = []
+        nodes = [node.id for node in self._meta.state.nodes]
+        states = await asyncio.gather(*(self._state_of(node) for node in nodes))
+        for node, groups in zip(nodes, states, strict=True):
+            rows += [{**row, "node": self._text(node)} for row in groups]
+        rows.sort(key=lambda row: (row["group"], row["node"]))
+        return {"groups": rows}
+
+    async def _state_of(self, node: int) -> list[dict[str, Any]]:
+        try:
+            head, _ = unpack(await self._calls.call(node, "state", pack(None), self._deadline(PROBE_MS)))
+        except CallerError:
+            return [{"group": -1, "role": "off", "term": 0, "commit": 0, "applied": 0}]
+        return list(head)
+
+    async def _state_call(self, body: memoryview, deadline: Deadline) -> bytes:
+        del body, deadline
+        return pack([_described(group) for _, group in sorted(self._driver.groups.items())])
+
+    # --- digests ------------------------------------------------------------------------------------------------------
+
+    async def _digest(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Each group's content on each of its nodes, at one applied index."""
+        del request
+        return {"groups": [await self._digest_of(group) for group in self._meta.state.groups]}
+
+    async def _digest_of(self, group: GroupRecord) -> dict[str, Any]:
+        deadline = self._deadline(DIGEST_MS)
+        index = 0
+        for _ in range(20):
+            answers = await asyncio.gather(*(self._ask_digest(group.id, node, index, deadline) for node in group.nodes))
+            there = {node: answer for node, answer in zip(group.nodes, answers, strict=True) if answer is not None}
+            indexes = {int(answer[0]) for answer in there.values()}
+            if len(indexes) == 1:
+                digests = {self._text(node): str(answer[1]) for node, answer in there.items()}
+                equal = len(set(digests.values())) == 1
+                return {"group": group.id, "applied": indexes.pop(), "digests": digests, "equal": equal}
+            index = max(indexes, default=0)
+        raise CallerError(Status.TIME_OUT, f"group {group.id} is written to all the time: ask again when it rests")
+
+    async def _ask_digest(self, group: int, node: int, index: int, deadline: Deadline) -> list[Any] | None:
+        try:
+            head, _ = unpack(await self._calls.call(node, "digest", pack({"group": group, "index": index}), deadline))
+        except CallerError as error:
+            if error.code in (Status.NO_CONNECTION, Status.TIME_OUT):
+                return None
+            raise
+        return list(head)
+
+    async def _digest_call(self, body: memoryview, deadline: Deadline) -> bytes:
+        """[applied index, digest] of this node's replica, once it has applied the index that is asked for."""
+        head, _ = unpack(body)
+        group = replica_here(self._driver, int(head["group"]))
+        async with asyncio.timeout(max(0.0, deadline.left_ms) / 1000):
+            await self._driver.wait_applied(group, int(head["index"]))
+        data = self._machines[group.id].data
+        return pack([data.applied, data.digest()])
+
+
+def _described(group: Group) -> dict[str, Any]:
+    return {
+        "group": group.id,
+        "role": group.raw.role.name.lower().replace("_", "-"),
+        "term": group.raw.term,
+        "commit": group.raw.commit,
+        "applied": group.applied,
+    }

@@ -1,0 +1,172 @@
+"""Reads of points at the leader of a data group: aggregations, single points, and scans with cursors.
+
+A cursor pins the files and memtables that it began with. It ends when it is read out, closed, idle for too long, or
+the oldest where there are too many; a pull from one that has ended is a clear error, never less data.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from iotdb_cluster.cluster.calls import Calls, Deadline
+from iotdb_cluster.cluster.data_group import DataMachine
+from iotdb_cluster.cluster.driver import Driver
+from iotdb_cluster.cluster.reading import barrier_at_leader
+from iotdb_cluster.columns import RowBatch
+from iotdb_cluster.data import NotReady
+from iotdb_cluster.errors import CallerError, Status
+from iotdb_cluster.limits import CURSOR_IDLE_MS_MAX, CURSORS_MAX
+from iotdb_cluster.packing import pack, unpack
+from iotdb_cluster.query import codec
+from iotdb_cluster.query.fragments import Unit, aggregate, last, nearest, scan
+from iotdb_cluster.query.requests import Aggregate, Last, Nearest, OpenScan, Pull, Request
+from iotdb_cluster.world import World
+
+__all__ = ["PointServing"]
+
+_ONE_PULL = Pull((0,))
+
+
+@dataclass(slots=True)
+class _Cursor:
+    pins: ExitStack
+    rows: Iterator[RowBatch]
+    used_ms: float
+    busy: bool = False
+
+
+class PointServing:
+    """The handlers `points`, `scan open`, `scan pull` and `scan close`."""
+
+    def __init__(self, world: World, driver: Driver, machines: dict[int, DataMachine]) -> None:
+        self._world = world
+        self._driver = driver
+        self._machines = machines
+        self._cursors: OrderedDict[int, _Cursor] = OrderedDict()
+        self._next = 1
+
+    def register(self, calls: Calls) -> None:
+        calls.handlers.update(
+            {
+                "points": self.points,
+                "scan open": self.open_scan,
+                "scan pull": self.pull,
+                "scan close": self.close_scans,
+            }
+        )
+
+    @property
+    def open_cursors(self) -> int:
+        return len(self._cursors)
+
+    async def _units(self, head: Any, pins: ExitStack, deadline: Deadline) -> list[Unit]:
+        """The pinned units that the call names, in order of time; those without any point are left out."""
+        number = int(head["group"])
+        await barrier_at_leader(self._driver, number, head["consistency"], deadline)
+        data = self._machines[number].data
+        interval = int(head["interval"])
+        units: list[Unit] = []
+        for partition, slot, epoch in sorted(head["units"]):
+            try:
+                reader = data.reader(int(head["storage_group"]), partition, slot, epoch, int(head["schema_epoch"]))
+            except NotReady as refusal:
+                if not refusal.unit_closed:
+                    raise
+                continue
+            pins.callback(reader.close)
+            units.append(Unit(reader, partition * interval, (partition + 1) * interval - 1))
+        return units
+
+    async def points(self, body: memoryview, deadline: Deadline) -> bytes:
+        """Aggregate, Last or Nearest over the units named."""
+        head, buffers = unpack(body)
+        request = codec.decode_request(buffers[0])
+        with ExitStack() as pins:
+            units = await self._units(head, pins, deadline)
+            return await self._world.workers.run(_compute, units, request)
+
+    async def open_scan(self, body: memoryview, deadline: Deadline) -> bytes:
+        head, buffers = unpack(body)
+        request = codec.decode_request(buffers[0])
+        if not isinstance(request, OpenScan):
+            raise CallerError(Status.INTERNAL_SERVER_ERROR, f"a scan cannot be opened by {type(request).__name__}")
+        self.expire()
+        pins = ExitStack()
+        try:
+            units = await self._units(head, pins, deadline)
+        except BaseException:
+            pins.close()
+            raise
+        rows = scan(units, request.series, request.low, request.high, request.ascending, request.batch_rows)
+        number = self._next
+        self._next += 1
+        self._cursors[number] = _Cursor(pins, rows, self._world.clock.monotonic_ms())
+        return pack({"cursor": number})
+
+    async def pull(self, body: memoryview, deadline: Deadline) -> bytes:
+        del deadline
+        head, _ = unpack(body)
+        number = int(head["cursor"])
+        cursor = self._cursors.get(number)
+        if cursor is None or cursor.busy:
+            raise CallerError(
+                Status.QUERY_PROCESS_ERROR,
+                "the query's cursor has ended (it was idle too long, or its node restarted): run the query again",
+            )
+        cursor.busy = True
+        try:
+            batch = await self._world.workers.run(next, cursor.rows, None)
+            encoded = codec.encode_answer(_ONE_PULL, [batch])
+        except BaseException:
+            self._end(number)
+            raise
+        cursor.busy = False
+        cursor.used_ms = self._world.clock.monotonic_ms()
+        if batch is None:
+            self._end(number)
+        elif number in self._cursors:
+            self._cursors.move_to_end(number)
+        return encoded
+
+    async def close_scans(self, body: memoryview, deadline: Deadline) -> bytes:
+        del deadline
+        head, _ = unpack(body)
+        for number in head["cursors"]:
+            self._end(int(number))
+        return pack(None)
+
+    def _end(self, number: int) -> None:
+        cursor = self._cursors.pop(number, None)
+        if cursor is not None:
+            cursor.pins.close()
+
+    def expire(self) -> None:
+        """End cursors that are idle for too long, and the oldest where there are too many."""
+        now = self._world.clock.monotonic_ms()
+        for number, cursor in list(self._cursors.items()):
+            idle = now - cursor.used_ms > CURSOR_IDLE_MS_MAX
+            if not cursor.busy and (idle or len(self._cursors) >= CURSORS_MAX):
+                self._end(number)
+            else:
+                return
+
+    def close(self) -> None:
+        for number in list(self._cursors):
+            self._end(number)
+
+
+def _compute(units: list[Unit], request: Request) -> bytes:
+    answer: Any
+    if isinstance(request, Aggregate):
+        answer = aggregate(units, request.series, request.needs, request.starts, request.ends)
+    elif isinstance(request, Last):
+        answer = last(units, request.series, request.low)
+    elif isinstance(request, Nearest):
+        answer = nearest(units, request.series, request.time, request.low, request.high)
+    else:
+        raise CallerError(Status.INTERNAL_SERVER_ERROR, f"{type(request).__name__} is no read of points")
+    return codec.encode_answer(request, answer)

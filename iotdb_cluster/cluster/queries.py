@@ -1,0 +1,311 @@
+"""Queries at the coordinator: planned, driven over the network, and pulled by the client's fetches."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import tzinfo
+from typing import Any, TypeVar
+
+import numpy as np
+
+from iotdb_cluster.auth import OPERATION_PRIVILEGES, no_permission
+from iotdb_cluster.cluster.calls import Deadline
+from iotdb_cluster.cluster.settings import NodeAddress
+from iotdb_cluster.cluster.statement_reads import ReadServices, StatementReads
+from iotdb_cluster.columns import Column, Int64Array, RowBatch
+from iotdb_cluster.errors import CallerError, Moved, StaleSchema, Status
+from iotdb_cluster.query import Plan, QueryContext, Steps, prepare
+from iotdb_cluster.query.operators import select_rows
+from iotdb_cluster.query.requests import Aggregate, MatchSeries, Pull, Request, RunningQuery
+from iotdb_cluster.rpc.handler import MetadataKind, ResultHeader, Session
+from iotdb_cluster.schema import PathPattern, Series, split_path
+from iotdb_cluster.sql import Statement
+from iotdb_cluster.world import World
+
+__all__ = ["Queries", "QueryResult"]
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+REPLANS_MAX = 5  # a statement that meets moving slots or deletes of series is planned anew so often
+HEAVY = (Pull, Aggregate)  # what follows their answers may take long: it goes to a worker thread
+
+
+@dataclass(slots=True)
+class _Running:
+    info: RunningQuery
+    killed: bool = False
+
+
+class Queries:
+    """Runs statements that have a result set."""
+
+    def __init__(self, world: World, services: ReadServices, version: str) -> None:
+        self._world = world
+        self._services = services
+        self._version = version
+        self._running: dict[int, _Running] = {}
+
+    # --- the process list ---------------------------------------------------------------------------------------------
+
+    def running(self) -> list[RunningQuery]:
+        """Queries that have a result set open, by id."""
+        return [entry.info for _, entry in sorted(self._running.items())]
+
+    def kill(self, query_id: int | None) -> None:
+        """End a query, or all; 411 where there is none of that id."""
+        if query_id is not None and query_id not in self._running:
+            raise CallerError(Status.QUERY_PROCESS_ERROR, f"Query Id {query_id} is not exist, please check it.")
+        for number, entry in self._running.items():
+            if query_id is None or number == query_id:
+                entry.killed = True
+
+    def leader_address(self, group: int) -> NodeAddress | None:
+        """The address of the node that leads a data group, where it is another one and known."""
+        node = self._services.leaders.guess(group)
+        found = self._services.meta.state.node(node)
+        if found is None or node == self._services.calls.node:
+            return None
+        return NodeAddress(*found.address)
+
+    # --- running ------------------------------------------------------------------------------------------------------
+
+    async def execute(
+        self,
+        session: Session,
+        statement: Statement,
+        text: str,
+        zone: tzinfo,
+        fetch_rows: int,
+        timeout_ms: int,
+        query_id: int,
+    ) -> QueryResult:
+        """Plan a query and get its first rows: until then it may start anew; the others come with the fetches."""
+        limit_ms = timeout_ms if timeout_ms > 0 else self._services.settings.query_timeout_ms
+        now_ms = self._world.clock.wall_ms()
+        entry = _Running(RunningQuery(now_ms, query_id, text))
+        context = QueryContext(zone=zone, version=self._version)
+        operation = "LAST" if statement.operation == "LAST" else "QUERY"
+        for attempt in range(REPLANS_MAX):
+            reads = StatementReads(self._services, Deadline(self._world, limit_ms), now_ms)
+            try:
+                await reads.begin()
+                runner = _Runner(self._world, reads, entry, session.user, operation, limit_ms)
+                plan = await runner.run(prepare(statement, context))
+                first = await runner.run(plan.fetch(fetch_rows))
+            except (Moved, StaleSchema) as refusal:
+                await reads.close()
+                if attempt == REPLANS_MAX - 1:
+                    raise CallerError(
+                        Status.QUERY_PROCESS_ERROR, f"data moves or is being deleted, repeat it: {refusal.message}"
+                    ) from None
+                await asyncio.sleep(0.02 * (attempt + 1))
+                continue
+            except BaseException:
+                await reads.close()
+                raise
+            self._running[query_id] = entry
+            return QueryResult(self, plan, runner, reads, query_id, first)
+        raise CallerError(Status.QUERY_PROCESS_ERROR, "the query could not be planned")
+
+    def finished(self, query_id: int) -> None:
+        self._running.pop(query_id, None)
+
+    # --- metadata -----------------------------------------------------------------------------------------------------
+
+    async def metadata(self, kind: MetadataKind, column_path: str) -> str | Sequence[str]:
+        """The answers of fetchMetadata."""
+        settings = self._services.settings
+        reads = StatementReads(
+            self._services, Deadline(self._world, settings.read_timeout_ms), self._world.clock.wall_ms()
+        )
+        await reads.begin()
+        if kind == "METADATA_IN_JSON":
+            return "===  Timeseries Tree  ===\n\n" + json.dumps(_tree(await reads.everything()), indent=2)
+        PathPattern.parse(column_path)
+        (series,) = await reads.answer(MatchSeries((column_path,)))
+        if kind == "ALL_COLUMNS":
+            return [one.path for one in series]
+        if not series:
+            raise CallerError(Status.TIMESERIES_NOT_EXIST, f"Path [{column_path}] does not exist")
+        return str(series[0].type.name)
+
+
+class _Runner:
+    """Drives a query's generators: answers their requests, in time, and checks what the user may read."""
+
+    def __init__(
+        self, world: World, reads: StatementReads, entry: _Running, user: str, operation: str, limit_ms: float
+    ) -> None:
+        self._world = world
+        self._reads = reads
+        self._entry = entry
+        self._user = user
+        self._operation = operation
+        self._limit_ms = limit_ms
+
+    async def run(self, steps: Steps[T]) -> T:
+        """The generator's result; 701 where the statement's time is up."""
+        self._reads.extend(Deadline(self._world, self._limit_ms))
+        try:
+            async with asyncio.timeout(self._limit_ms / 1000):
+                return await self._run(steps)
+        except TimeoutError:
+            raise CallerError(
+                Status.TIME_OUT,
+                "Current query is time out, please check your statement or modify timeout parameter.",
+            ) from None
+        finally:
+            steps.close()
+
+    async def _run(self, steps: Steps[T]) -> T:
+        ended, found = _step(steps, None)
+        while not ended:
+            if self._entry.killed:
+                raise CallerError(Status.QUERY_PROCESS_ERROR, f"query {self._entry.info.id} was killed")
+            request: Request = found
+            try:
+                answer = await self._reads.answer(request)
+            except CallerError as error:
+                ended, found = _throw(steps, error)
+                continue
+            if isinstance(request, MatchSeries) and self._user != "root":
+                self._check(answer)
+            if isinstance(request, HEAVY):
+                ended, found = await self._world.workers.run(_step, steps, answer)
+            else:
+                ended, found = _step(steps, answer)
+        result: T = found
+        return result
+
+    def _check(self, matched: list[list[Any]]) -> None:
+        auth = self._reads.auth
+        privilege = OPERATION_PRIVILEGES[self._operation]
+        if self._entry.info.statement[:4].lower() == "show" or self._entry.info.statement[:5].lower() == "count":
+            return
+        for series in matched:
+            for one in series:
+                if not auth.allowed(self._user, privilege, one.path):
+                    raise no_permission(self._operation)
+
+
+def _step(steps: Steps[T], answer: Any) -> tuple[bool, Any]:
+    """(True, the result), or (False, the next request)."""
+    try:
+        return False, steps.send(answer)
+    except StopIteration as stop:
+        return True, stop.value
+
+
+def _throw(steps: Steps[T], error: BaseException) -> tuple[bool, Any]:
+    try:
+        return False, steps.throw(error)
+    except StopIteration as stop:
+        return True, stop.value
+
+
+class QueryResult:
+    """An open query (`rpc.ResultSet`)."""
+
+    def __init__(
+        self,
+        queries: Queries,
+        plan: Plan,
+        runner: _Runner,
+        reads: StatementReads,
+        query_id: int,
+        first: RowBatch,
+    ) -> None:
+        self._queries = queries
+        self._plan = plan
+        self._runner = runner
+        self._reads = reads
+        self._id = query_id
+        self._first = first
+        self._closed = False
+        head = plan.header
+        ignore = True if head.ignore_time else None
+        self._header = ResultHeader(head.columns, head.types, ignore, head.operation, head.name_index, head.non_align)
+
+    @property
+    def header(self) -> ResultHeader:
+        return self._header
+
+    @property
+    def done(self) -> bool:
+        return self._closed or (self._plan.ended and not len(self._first))
+
+    async def fetch(self, rows: int) -> RowBatch | None:
+        """The next rows, None at the end."""
+        if self._closed:
+            return None
+        batch = self._first
+        if len(batch):
+            self._first = select_rows(batch, slice(rows, None))
+            batch = select_rows(batch, slice(0, rows))
+        else:
+            batch = await self._next(rows)
+        if not len(batch):
+            await self.close()
+            return None
+        return batch
+
+    async def _next(self, rows: int) -> RowBatch:
+        try:
+            return await self._runner.run(self._plan.fetch(rows))
+        except (Moved, StaleSchema) as refusal:
+            await self.close()
+            raise CallerError(
+                Status.QUERY_PROCESS_ERROR, f"the query ended, its data moved: repeat it ({refusal.message})"
+            ) from None
+        except BaseException:
+            await self.close()
+            raise
+
+    async def fetch_columns(self, rows: int) -> list[tuple[Int64Array, Column]] | None:
+        """The next points of each series, None at the end."""
+        batch = await self.fetch(rows)
+        if batch is None:
+            return None
+        return [_present(batch.times, column) for column in batch.columns]
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._queries.finished(self._id)
+        try:
+            await self._runner.run(self._plan.close())
+        finally:
+            await self._reads.close()
+
+
+def _present(times: Int64Array, column: Column) -> tuple[Int64Array, Column]:
+    if column.valid is None:
+        return times, column
+    where = np.flatnonzero(column.valid)
+    return times[where], Column(column.type, column.values[where])
+
+
+def _tree(series: Sequence[Series]) -> dict[str, Any]:
+    """Nested objects by node; a leaf says what is declared. A series with children shows only these."""
+    root: dict[str, Any] = {}
+    for one in series:
+        at = root
+        nodes = split_path(one.path)[1:]
+        for node in nodes[:-1]:
+            at = at.setdefault(node, {})
+            at.pop("DataType", None)
+        leaf = {
+            "DataType": one.type.name,
+            "Encoding": one.encoding.name,
+            "Compressor": one.compressor.name,
+            "args": "{" + ", ".join(f"{key}={value}" for key, value in one.properties.items()) + "}",
+            "StorageGroup": ".".join(nodes[:0]) or "root",
+        }
+        at.setdefault(nodes[-1], leaf)
+    return {"root": root}

@@ -1,0 +1,38 @@
+"""The barrier in front of a read at a group's replica, by consistency level."""
+
+from __future__ import annotations
+
+import asyncio
+
+from iotdb_cluster.cluster.calls import Deadline
+from iotdb_cluster.cluster.driver import Driver
+from iotdb_cluster.cluster.group import Group
+from iotdb_cluster.errors import CallerError, Status
+
+__all__ = ["barrier_at_leader", "replica_here"]
+
+
+def replica_here(driver: Driver, number: int) -> Group:
+    """This node's replica of a group; 702 where it has none."""
+    group = driver.groups.get(number)
+    if group is None:
+        raise CallerError(Status.NO_LEADER, f"this node has no replica of group {number}")
+    return group
+
+
+async def barrier_at_leader(driver: Driver, number: int, consistency: str, deadline: Deadline) -> Group:
+    """Afterwards this replica may be read: at `strong` it leads, and holds all that was acknowledged before the call.
+
+    At `weak` it is read as it is. Raises NotLeader, or 705 where nobody confirms in time.
+    """
+    group = replica_here(driver, number)
+    if consistency == "weak":
+        return group
+    try:
+        async with asyncio.timeout(max(0.0, deadline.left_ms) / 1000):
+            await driver.read_barrier(group, leader_only=True)
+    except TimeoutError:
+        raise CallerError(
+            Status.CONSISTENCY_FAILURE, f"no majority of group {number} confirms its leader: try again"
+        ) from None
+    return group

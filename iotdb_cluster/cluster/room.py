@@ -1,0 +1,54 @@
+"""Whether a node may take more points: its memory and its disk, asked before a write is proposed, never after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from iotdb_cluster.cluster.settings import Settings
+from iotdb_cluster.data import Kind, decode_header
+from iotdb_cluster.errors import CallerError, Status
+from iotdb_cluster.limits import MIB
+from iotdb_cluster.world import World
+
+__all__ = ["RoomGuard"]
+
+ASK_DISK_MS = 500  # free space is asked for so often
+
+
+class RoomGuard:
+    """Refuses points with 413, and the reason, where memory or disk run short; all else goes on in the reserve."""
+
+    def __init__(self, world: World, settings: Settings, memory_bytes: Callable[[], int]) -> None:
+        self._world = world
+        self._settings = settings
+        self._memory_bytes = memory_bytes
+        self._asked_ms = -1e18
+        self._free = 1 << 62
+
+    def check(self, payload: bytes) -> None:
+        """Raise 413 where the entry brings points and there is no room for them."""
+        kind, _ = decode_header(payload)
+        if kind is not Kind.INSERT:
+            return
+        used = self._memory_bytes()
+        if used + len(payload) > self._settings.memtable_bytes_max:
+            raise CallerError(
+                Status.WRITE_PROCESS_REJECT,
+                f"memtables hold {used // MIB} of {self._settings.memtable_bytes_max // MIB} MiB: writes are faster "
+                "than flushing, try again in a moment",
+            )
+        if self.free_bytes < self._settings.disk_free_min_bytes:
+            raise CallerError(
+                Status.WRITE_PROCESS_REJECT,
+                f"the disk has {self.free_bytes // MIB} MiB free, {self._settings.disk_free_min_bytes // MIB} MiB are "
+                "kept in reserve: no points are taken until there is room",
+            )
+
+    @property
+    def free_bytes(self) -> int:
+        """Free space of the data directory, as of the last half second."""
+        now = self._world.clock.monotonic_ms()
+        if now - self._asked_ms > ASK_DISK_MS:
+            self._asked_ms = now
+            self._free = self._world.files.free_bytes(self._settings.data_paths[0])
+        return self._free

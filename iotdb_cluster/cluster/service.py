@@ -1,0 +1,239 @@
+"""What the client service calls: every request of a client, checked for its privilege and carried out by the node."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from iotdb_cluster.auth import OPERATION_PRIVILEGES, no_permission, verify_password
+from iotdb_cluster.cluster.calls import Deadline
+from iotdb_cluster.cluster.changes import Changes
+from iotdb_cluster.cluster.meta_access import MetaAccess
+from iotdb_cluster.cluster.queries import Queries
+from iotdb_cluster.cluster.settings import Settings
+from iotdb_cluster.cluster.specs import series_spec
+from iotdb_cluster.cluster.statements import Statements
+from iotdb_cluster.cluster.texts import TextConverter
+from iotdb_cluster.cluster.writes import Failure, Writer
+from iotdb_cluster.columns import Block
+from iotdb_cluster.errors import CallerError, Status
+from iotdb_cluster.rpc.handler import (
+    InsertKind,
+    MetadataKind,
+    Redirect,
+    ResultSet,
+    SeriesRequest,
+    ServerProperties,
+    Session,
+    StatementKind,
+    TemplateRequest,
+    TextRow,
+)
+from iotdb_cluster.schema import SeriesSpec
+from iotdb_cluster.world import World
+
+__all__ = ["VERSION", "ClientNode"]
+
+logger = logging.getLogger(__name__)
+
+VERSION = "0.12.5"  # what clients are told: the release whose answers these are
+
+
+class ClientNode:
+    """The handler of the client service (`rpc.ClientHandler`)."""
+
+    def __init__(
+        self,
+        world: World,
+        settings: Settings,
+        meta: MetaAccess,
+        writer: Writer,
+        texts: TextConverter,
+        changes: Changes,
+        queries: Queries,
+        statements: Statements,
+    ) -> None:
+        self._world = world
+        self._settings = settings
+        self._meta = meta
+        self._writer = writer
+        self._texts = texts
+        self._changes = changes
+        self._queries = queries
+        self._statements = statements
+
+    # --- sessions -----------------------------------------------------------------------------------------------------
+
+    def properties(self) -> ServerProperties:
+        return ServerProperties(VERSION, self._settings.timestamp_precision)
+
+    async def login(self, user: str, password: str) -> None:
+        await self._meta.barrier(Deadline(self._world, self._settings.read_timeout_ms))
+        hashed = self._meta.state.auth.password_of(user)
+        if hashed is None or not await self._world.workers.run(verify_password, password, hashed):
+            raise CallerError(Status.WRONG_LOGIN_PASSWORD, "Authentication failed.")
+
+    async def close_session(self, session: Session) -> None:
+        session.notes.clear()
+
+    def _allow(self, session: Session, operation: str, *paths: str) -> None:
+        """Raise 602 unless the session's user may do this on each path."""
+        if session.user == "root":
+            return
+        if operation not in OPERATION_PRIVILEGES:
+            return
+        auth = self._meta.state.auth
+        privilege = OPERATION_PRIVILEGES[operation]
+        for path in paths or ("root",):
+            if not auth.allowed(session.user, privilege, path):
+                raise no_permission(operation)
+
+    def _deadline(self) -> Deadline:
+        return Deadline(self._world, self._settings.write_timeout_ms)
+
+    # --- statements ---------------------------------------------------------------------------------------------------
+
+    async def execute(
+        self,
+        session: Session,
+        statement: str,
+        kind: StatementKind,
+        *,
+        fetch_rows: int,
+        timeout_ms: int,
+        query_id: int,
+    ) -> ResultSet | None:
+        return await self._statements.execute(session, statement, kind, fetch_rows, timeout_ms, query_id)
+
+    async def execute_batch(self, session: Session, statements: Sequence[str]) -> Sequence[CallerError | None]:
+        return await self._statements.batch(session, statements)
+
+    async def raw_query(
+        self,
+        session: Session,
+        paths: Sequence[str],
+        start: int,
+        end_exclusive: int,
+        *,
+        fetch_rows: int,
+        timeout_ms: int,
+        query_id: int,
+    ) -> ResultSet:
+        return await self._statements.raw_query(session, paths, start, end_exclusive, fetch_rows, timeout_ms, query_id)
+
+    # --- inserts ------------------------------------------------------------------------------------------------------
+
+    async def insert(self, session: Session, blocks: Sequence[Block], kind: InsertKind) -> Redirect | None:
+        self._allow(session, "INSERT", *dict.fromkeys(block.device for block in blocks))
+        self._check_writable()
+        failures = await self._writer.insert(blocks, self._world.clock.wall_ms(), self._deadline())
+        if failures:
+            raise _told(failures, blocks, kind)
+        return self._redirect(blocks) if kind.one_device else None
+
+    async def insert_text(self, session: Session, rows: Sequence[TextRow], kind: InsertKind) -> Redirect | None:
+        self._allow(session, "INSERT", *dict.fromkeys(row.device for row in rows))
+        self._check_writable()
+        errors = await self._write_texts(rows)
+        if any(errors):
+            if len(rows) == 1 and kind is InsertKind.STRING_RECORD and errors[0] is not None:
+                raise errors[0]
+            raise CallerError(Status.MULTIPLE_ERROR, "some rows were not written whole", errors)
+        return None
+
+    async def _write_texts(self, rows: Sequence[TextRow]) -> list[CallerError | None]:
+        deadline = self._deadline()
+        converted = await self._texts.convert(rows, deadline)
+        if converted.blocks:
+            for failure in await self._writer.insert(converted.blocks, self._world.clock.wall_ms(), deadline):
+                converted.errors[converted.rows[failure.origin]] = failure.error
+        return converted.errors
+
+    def _check_writable(self) -> None:
+        if self._statements.read_only:
+            raise CallerError(
+                Status.QUERY_PROCESS_ERROR,
+                "Current system mode is read-only, does not support non-query operation",
+            )
+
+    def _redirect(self, blocks: Sequence[Block]) -> Redirect | None:
+        place = self._writer.leader_hint(blocks)
+        address = self._queries.leader_address(place.group) if place is not None else None
+        return None if address is None else Redirect(address.host, address.client_port)
+
+    # --- schema -------------------------------------------------------------------------------------------------------
+
+    async def create_timeseries(self, session: Session, specs: Sequence[SeriesRequest], multi: bool) -> None:
+        self._allow(session, "CREATE_MULTI_TIMESERIES" if multi else "CREATE_TIMESERIES", *(s.path for s in specs))
+        self._check_writable()
+        wanted: list[SeriesSpec | CallerError] = []
+        for spec in specs:
+            try:
+                wanted.append(series_spec(spec))
+            except CallerError as error:
+                wanted.append(error)
+        outcomes = await self._changes.create_series(wanted, self._deadline())
+        failed = [outcome for outcome in outcomes if outcome is not None]
+        if failed and not multi:
+            raise failed[0]
+        if failed:
+            raise CallerError(Status.MULTIPLE_ERROR, "some timeseries were not created", outcomes)
+
+    async def delete_timeseries(self, session: Session, paths: Sequence[str]) -> None:
+        self._allow(session, "DELETE_TIMESERIES", *paths)
+        self._check_writable()
+        outcomes = await self._changes.delete_series(paths, self._deadline())
+        if any(outcomes):
+            raise CallerError(Status.MULTIPLE_ERROR, "some paths were not deleted", outcomes)
+
+    async def set_storage_group(self, session: Session, path: str) -> None:
+        self._allow(session, "SET_STORAGE_GROUP", path)
+        self._check_writable()
+        await self._changes.set_storage_group(path, self._deadline())
+
+    async def delete_storage_groups(self, session: Session, paths: Sequence[str]) -> None:
+        self._allow(session, "DELETE_STORAGE_GROUP", *paths)
+        self._check_writable()
+        await self._changes.delete_storage_groups(paths, self._deadline())
+
+    async def delete_data(self, session: Session, paths: Sequence[str], start: int, end: int) -> None:
+        self._allow(session, "DELETE", *paths)
+        self._check_writable()
+        deadline = self._deadline()
+        for path in paths:
+            await self._changes.delete_points(path, start, end, deadline)
+
+    async def metadata(self, session: Session, kind: MetadataKind, column_path: str) -> str | Sequence[str]:
+        del session
+        return await self._queries.metadata(kind, column_path)
+
+    async def create_template(self, session: Session, template: TemplateRequest) -> None:
+        del session, template
+        raise CallerError(Status.UNSUPPORTED_OPERATION, "createSchemaTemplate is not supported")
+
+    async def set_template(self, session: Session, name: str, path: str) -> None:
+        del session, name, path
+        raise CallerError(Status.UNSUPPORTED_OPERATION, "setSchemaTemplate is not supported")
+
+
+def _told(failures: Sequence[Failure], blocks: Sequence[Block], kind: InsertKind) -> CallerError:
+    """The failures as the call's own error: one for a record, a part a row, or a part a block."""
+    if kind is InsertKind.RECORD:
+        return failures[0].error
+    if kind is InsertKind.TABLET and all(failure.rows is None for failure in failures):
+        return failures[0].error
+    if kind is InsertKind.TABLETS:
+        by_block: list[CallerError | None] = [None] * len(blocks)
+        for failure in failures:
+            by_block[failure.origin] = by_block[failure.origin] or failure.error
+        return CallerError(Status.MULTIPLE_ERROR, "some tablets were not written whole", by_block)
+    starts = [0]
+    for block in blocks:
+        starts.append(starts[-1] + len(block))
+    parts: list[CallerError | None] = [None] * starts[-1]
+    for failure in failures:
+        start = starts[failure.origin]
+        rows = range(len(blocks[failure.origin])) if failure.rows is None else failure.rows.tolist()
+        for row in rows:
+            parts[start + row] = parts[start + row] or failure.error
+    return CallerError(Status.MULTIPLE_ERROR, "some rows were not written whole", parts)

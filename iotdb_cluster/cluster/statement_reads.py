@@ -1,0 +1,437 @@
+"""The reads of one statement: each request of a running query, sent to the leaders of the groups concerned.
+
+The storage groups, TTLs and slot owners are fixed when the statement begins (one barrier on the meta group); the series
+and partitions of a storage group when its schema slot is first asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from iotdb_cluster.auth import AuthState
+from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
+from iotdb_cluster.cluster.catalog import Catalog, Place, StorageGroupRef, reference
+from iotdb_cluster.cluster.meta_access import MetaAccess
+from iotdb_cluster.cluster.settings import Settings
+from iotdb_cluster.errors import CallerError, NotLeader, Status
+from iotdb_cluster.limits import INT64_MAX, INT64_MIN
+from iotdb_cluster.meta import StorageGroup
+from iotdb_cluster.packing import pack, unpack
+from iotdb_cluster.query import codec
+from iotdb_cluster.query.partials import Partials, empty, merge
+from iotdb_cluster.query.requests import (
+    Aggregate,
+    CloseScan,
+    CountNodes,
+    CountSeries,
+    CountSeriesByLevel,
+    DeviceInfo,
+    FlushTasks,
+    FlushTasksInfo,
+    IsTag,
+    Last,
+    ListQueries,
+    ListStorageGroups,
+    MatchChildren,
+    MatchDevices,
+    MatchSeries,
+    Nearest,
+    OpenScan,
+    Point,
+    Pull,
+    Request,
+    RunningQuery,
+    SeriesInfo,
+    StorageGroupInfo,
+    Stream,
+)
+from iotdb_cluster.schema import PathPattern, Series
+
+__all__ = ["ReadServices", "StatementReads"]
+
+_ONE_PULL = Pull((0,))  # of one stream, whatever its number: answers are decoded by the kind of request
+
+
+@dataclass(frozen=True, slots=True)
+class ReadServices:
+    """What reads need of their node."""
+
+    meta: MetaAccess
+    catalog: Catalog
+    calls: Calls
+    leaders: Leaders
+    settings: Settings
+    running: Callable[[], list[RunningQuery]]
+    flushing: Callable[[], FlushTasksInfo]
+
+
+@dataclass(slots=True)
+class _Directory:
+    """A storage group's time partitions and the schema epoch under which its series were found."""
+
+    epoch: int
+    partitions: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """The units of one storage group that one data group owns, by the slots' epochs."""
+
+    group: StorageGroupRef
+    owner: int
+    units: tuple[tuple[int, int, int], ...]  # (partition, slot, slot epoch), ascending
+
+
+@dataclass(slots=True)
+class _Cursor:
+    node: int
+    id: int
+    columns: tuple[int, ...]
+
+
+class StatementReads:
+    """Answers the requests of one statement; `close` it whatever happens."""
+
+    def __init__(self, services: ReadServices, deadline: Deadline, now_ms: int) -> None:
+        self._s = services
+        self._deadline = deadline
+        self._now_ms = now_ms
+        self._consistency = services.settings.consistency
+        self._interval = services.settings.partition_interval_ms
+        self._directories: dict[int, _Directory] = {}
+        self._groups: dict[int, StorageGroupRef] = {}
+        self._cursors: dict[int, _Cursor] = {}
+        self._streams = 0
+
+    @property
+    def auth(self) -> AuthState:
+        """Users and their privileges."""
+        return self._s.meta.state.auth
+
+    async def begin(self) -> None:
+        """Fix what the statement sees of meta."""
+        if self._consistency != "weak":
+            try:
+                limit = self._s.settings.read_timeout_ms if self._consistency == "strong" else 1_000
+                await self._s.meta.barrier(self._deadline.within(limit))
+            except CallerError:
+                if self._consistency == "strong":
+                    raise
+
+    def extend(self, deadline: Deadline) -> None:
+        """A later fetch of the same statement has a time of its own."""
+        self._deadline = deadline
+
+    async def answer(self, request: Request) -> Any:
+        """The answer to a request; raises CallerError."""
+        handler: Callable[[StatementReads, Any], Awaitable[Any]] = _HANDLERS[type(request)]
+        return await handler(self, request)
+
+    # --- schema -------------------------------------------------------------------------------------------------------
+
+    def _touched(self, *patterns: PathPattern) -> list[StorageGroupRef]:
+        found: dict[int, StorageGroup] = {}
+        for pattern in patterns:
+            for touched in self._s.meta.state.storage_groups_touched(pattern):
+                found.setdefault(touched.id, touched)
+        groups = [reference(one) for one in sorted(found.values(), key=lambda one: one.path)]
+        for group in groups:
+            self._groups[group.id] = group
+        return groups
+
+    async def _ask(self, groups: Sequence[StorageGroupRef], question: str, **arguments: Any) -> list[Any]:
+        """The question's value for each storage group, asked once a data group."""
+        by_owner: dict[int, list[StorageGroupRef]] = {}
+        for group in groups:
+            by_owner.setdefault(self._s.catalog.schema_place(group).group, []).append(group)
+        answers: dict[int, Any] = {}
+
+        async def ask(owner: int, members: list[StorageGroupRef]) -> None:
+            async def attempt(node: int, within: Deadline) -> memoryview:
+                items = []
+                for group in members:
+                    place = self._s.catalog.schema_place(group)
+                    items.append([group.id, group.path, place.slot, place.epoch])
+                head = {
+                    "group": owner,
+                    "consistency": self._consistency,
+                    "question": question,
+                    "storage_groups": items,
+                    **arguments,
+                }
+                return await self._s.calls.call(node, "schema", pack(head), within)
+
+            reply, _ = unpack(await self._s.leaders.run(owner, attempt, self._deadline, repeatable=True))
+            for group, item in zip(members, reply, strict=True):
+                answers[group.id] = item["value"]
+                self._directories[group.id] = _Directory(int(item["epoch"]), list(item["partitions"]))
+
+        await asyncio.gather(*(ask(owner, members) for owner, members in by_owner.items()))
+        return [answers[group.id] for group in groups]
+
+    async def _match_series(self, request: MatchSeries) -> list[list[SeriesInfo]]:
+        texts = list(request.patterns)
+        groups = self._touched(*(PathPattern.parse(text) for text in texts))
+        found = await self._ask(groups, "series", patterns=texts, limit=request.limit)
+        result: list[list[SeriesInfo]] = []
+        for at in range(len(texts)):
+            series = [
+                self._info(group, item) for group, answer in zip(groups, found, strict=True) for item in answer[at]
+            ]
+            series.sort(key=lambda one: one.path)
+            result.append(series if request.limit is None else series[: request.limit])
+        return result
+
+    def _info(self, group: StorageGroupRef, item: Any) -> SeriesInfo:
+        series = Series.from_json(item)
+        visible_from = INT64_MIN if group.ttl_ms is None else max(INT64_MIN, self._now_ms - group.ttl_ms)
+        return SeriesInfo(
+            series.path,
+            series.device,
+            series.measurement,
+            series.type,
+            group.path,
+            group.id,
+            series.encoding,
+            series.compressor,
+            series.alias,
+            series.decimals(self._s.settings.float_precision),
+            visible_from,
+            tuple(series.tags.items()),
+            tuple(series.attributes.items()),
+        )
+
+    async def _match_devices(self, request: MatchDevices) -> list[DeviceInfo]:
+        groups = self._touched(PathPattern.parse(request.pattern))
+        found = await self._ask(groups, "devices", pattern=request.pattern, limit=request.limit)
+        devices = [DeviceInfo(path, group.path) for group, paths in zip(groups, found, strict=True) for path in paths]
+        devices.sort(key=lambda device: device.path)
+        return devices if request.limit is None else devices[: request.limit]
+
+    async def _match_children(self, request: MatchChildren) -> list[str]:
+        groups = self._touched(PathPattern.parse(request.pattern))
+        found = await self._ask(groups, "children", pattern=request.pattern)
+        return sorted({path for paths in found for path in paths})
+
+    async def _count_series(self, request: CountSeries) -> int | None:
+        pattern = PathPattern.parse(request.pattern, prefix_stars=False)
+        groups = self._touched(pattern)
+        found = await self._ask(groups, "count", pattern=request.pattern)
+        if max((reached for _, reached in found), default=0) < len(pattern.literal_prefix) and len(pattern.nodes) > 1:
+            return None
+        return sum(int(count) for count, _ in found)
+
+    async def _count_by_level(self, request: CountSeriesByLevel) -> list[tuple[str, int]]:
+        groups = self._touched(PathPattern.parse(request.pattern, prefix_stars=False))
+        counts: dict[str, int] = {}
+        for answer in await self._ask(groups, "count by level", pattern=request.pattern, level=request.level):
+            for path, count in answer.items():
+                counts[path] = counts.get(path, 0) + count
+        return sorted(counts.items())
+
+    async def _count_nodes(self, request: CountNodes) -> int:
+        pattern = PathPattern.parse(request.pattern)
+        groups = self._touched(pattern)
+        found = await self._ask(groups, "nodes", pattern=request.pattern, level=request.level)
+        if max((reached for _, reached in found), default=0) < len(pattern.literal_prefix) and len(pattern.nodes) > 1:
+            return -1
+        return len({path for paths, _ in found for path in paths})
+
+    async def _is_tag(self, request: IsTag) -> bool:
+        groups = self._touched(PathPattern.parse("root"))
+        return any(await self._ask(groups, "is tag", key=request.key))
+
+    async def _list_storage_groups(self, request: ListStorageGroups) -> list[StorageGroupInfo]:
+        found = self._s.meta.state.storage_groups(PathPattern.parse(request.pattern))
+        return [StorageGroupInfo(group.path, group.ttl_ms) for group in found if not group.dropping]
+
+    async def everything(self) -> list[Series]:
+        """Every series of the cluster, by path."""
+        groups = self._touched(PathPattern.parse("root"))
+        found = await self._ask(groups, "everything")
+        series = [Series.from_json(item) for items in found for item in items]
+        return sorted(series, key=lambda one: one.path)
+
+    # --- points -------------------------------------------------------------------------------------------------------
+
+    def _shares(self, identifier: int, low: int, high: int) -> list[_Share]:
+        """Which data groups hold units of the storage group with points in [low, high]."""
+        group = self._groups[identifier]
+        first = INT64_MIN if low == INT64_MIN else low // self._interval
+        last = INT64_MAX if high == INT64_MAX else high // self._interval
+        owners: dict[int, list[tuple[int, int, int]]] = {}
+        for partition in self._directories[identifier].partitions:
+            if first <= partition <= last:
+                place: Place = self._s.catalog.place(group, partition)
+                owners.setdefault(place.group, []).append((partition, place.slot, place.epoch))
+        return [_Share(group, owner, tuple(units)) for owner, units in owners.items()]
+
+    def _by_storage_group(self, series: Sequence[SeriesInfo]) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for at, one in enumerate(series):
+            found.setdefault(one.storage_group_id, []).append(at)
+        return found
+
+    def _head(self, share: _Share, request: Request) -> bytes:
+        return pack(
+            {
+                "group": share.owner,
+                "consistency": self._consistency,
+                "storage_group": share.group.id,
+                "schema_epoch": self._directories[share.group.id].epoch,
+                "units": [list(unit) for unit in share.units],
+                "interval": self._interval,
+            },
+            [codec.encode_request(request)],
+        )
+
+    async def _at_owner(self, share: _Share, method: str, request: Request) -> tuple[int, memoryview]:
+        """(the node that answered, its answer)."""
+
+        async def attempt(node: int, within: Deadline) -> tuple[int, memoryview]:
+            return node, await self._s.calls.call(node, method, self._head(share, request), within)
+
+        return await self._s.leaders.run(share.owner, attempt, self._deadline, repeatable=True)
+
+    async def _open_scan(self, request: OpenScan) -> list[Stream]:
+        jobs: list[tuple[_Share, tuple[int, ...]]] = []
+        for identifier, places in self._by_storage_group(request.series).items():
+            jobs += [(share, tuple(places)) for share in self._shares(identifier, request.low, request.high)]
+
+        async def open_one(share: _Share, places: tuple[int, ...]) -> Stream:
+            part = OpenScan(
+                tuple(request.series[at] for at in places),
+                request.low,
+                request.high,
+                request.ascending,
+                request.batch_rows,
+            )
+            node, answer = await self._at_owner(share, "scan open", part)
+            head, _ = unpack(answer)
+            self._streams += 1
+            self._cursors[self._streams] = _Cursor(node, int(head["cursor"]), places)
+            return Stream(self._streams, places)
+
+        return list(await asyncio.gather(*(open_one(share, places) for share, places in jobs)))
+
+    async def _pull(self, request: Pull) -> list[Any]:
+        return list(await asyncio.gather(*(self._pull_one(stream) for stream in request.streams)))
+
+    async def _pull_one(self, stream: int) -> Any:
+        cursor = self._cursors[stream]
+        try:
+            answer = await self._s.calls.call(cursor.node, "scan pull", pack({"cursor": cursor.id}), self._deadline)
+        except NotLeader as error:
+            raise CallerError(
+                Status.QUERY_PROCESS_ERROR, f"the query ended, a group lost its leader: repeat it ({error.message})"
+            ) from None
+        (rows,) = codec.decode_answer(_ONE_PULL, answer)
+        if rows is None:
+            del self._cursors[stream]
+        return rows
+
+    async def _close_scan(self, request: CloseScan) -> None:
+        by_node: dict[int, list[int]] = {}
+        for stream in request.streams:
+            cursor = self._cursors.pop(stream, None)
+            if cursor is not None:
+                by_node.setdefault(cursor.node, []).append(cursor.id)
+        for node, cursors in by_node.items():
+            await self._s.calls.call(node, "scan close", pack({"cursors": cursors}), self._deadline)
+
+    async def close(self) -> None:
+        """Close what is still open."""
+        if self._cursors:
+            await self._close_scan(CloseScan(tuple(self._cursors)))
+
+    async def _gather(
+        self, series: Sequence[SeriesInfo], low: int, high: int, part: Callable[[list[int]], Request]
+    ) -> list[tuple[list[int], memoryview]]:
+        """Ask every share of the series' storage groups for its part; (places in `series`, answer)."""
+        jobs: list[tuple[_Share, list[int]]] = []
+        for identifier, places in self._by_storage_group(series).items():
+            jobs += [(share, places) for share in self._shares(identifier, low, high)]
+        answers = await asyncio.gather(*(self._at_owner(share, "points", part(places)) for share, places in jobs))
+        return [(places, answer) for (_, places), (_, answer) in zip(jobs, answers, strict=True)]
+
+    async def _aggregate(self, request: Aggregate) -> list[Partials]:
+        def part(places: list[int]) -> Request:
+            return Aggregate(
+                tuple(request.series[at] for at in places),
+                tuple(request.needs[at] for at in places),
+                request.starts,
+                request.ends,
+            )
+
+        low = int(request.starts[0]) if len(request.starts) else 0
+        high = int(request.ends[-1]) if len(request.ends) else -1
+        found: list[list[Partials]] = [[] for _ in request.series]
+        for places, answer in await self._gather(request.series, low, high, part):
+            for at, partial in zip(places, codec.decode_answer(request, answer), strict=True):
+                found[at].append(partial)
+        return [
+            merge(parts) if parts else empty(one.type, need, len(request.starts))
+            for one, need, parts in zip(request.series, request.needs, found, strict=True)
+        ]
+
+    async def _last(self, request: Last) -> list[Point | None]:
+        def part(places: list[int]) -> Request:
+            return Last(tuple(request.series[at] for at in places), request.low)
+
+        found: list[Point | None] = [None] * len(request.series)
+        for places, answer in await self._gather(request.series, request.low, INT64_MAX, part):
+            for at, point in zip(places, codec.decode_answer(request, answer), strict=True):
+                known = found[at]
+                if point is not None and (known is None or point.time > known.time):
+                    found[at] = point
+        return found
+
+    async def _nearest(self, request: Nearest) -> list[tuple[Point | None, Point | None]]:
+        def part(places: list[int]) -> Request:
+            series = tuple(request.series[at] for at in places)
+            return Nearest(series, request.time, request.low, request.high)
+
+        previous: list[Point | None] = [None] * len(request.series)
+        following: list[Point | None] = [None] * len(request.series)
+        for places, answer in await self._gather(request.series, request.low, request.high, part):
+            for at, (before, after) in zip(places, codec.decode_answer(request, answer), strict=True):
+                known = previous[at]
+                if before is not None and (known is None or before.time > known.time):
+                    previous[at] = before
+                known = following[at]
+                if after is not None and (known is None or after.time < known.time):
+                    following[at] = after
+        return list(zip(previous, following, strict=True))
+
+    # --- the node -----------------------------------------------------------------------------------------------------
+
+    async def _flush_tasks(self, request: FlushTasks) -> FlushTasksInfo:
+        del request
+        return self._s.flushing()
+
+    async def _list_queries(self, request: ListQueries) -> list[RunningQuery]:
+        del request
+        return self._s.running()
+
+
+_HANDLERS: dict[type, Any] = {
+    MatchSeries: StatementReads._match_series,
+    MatchDevices: StatementReads._match_devices,
+    MatchChildren: StatementReads._match_children,
+    CountSeries: StatementReads._count_series,
+    CountSeriesByLevel: StatementReads._count_by_level,
+    CountNodes: StatementReads._count_nodes,
+    IsTag: StatementReads._is_tag,
+    ListStorageGroups: StatementReads._list_storage_groups,
+    OpenScan: StatementReads._open_scan,
+    Pull: StatementReads._pull,
+    CloseScan: StatementReads._close_scan,
+    Aggregate: StatementReads._aggregate,
+    Last: StatementReads._last,
+    Nearest: StatementReads._nearest,
+    FlushTasks: StatementReads._flush_tasks,
+    ListQueries: StatementReads._list_queries,
+}

@@ -1,0 +1,375 @@
+"""SQL at the coordinator: parsed, checked for privileges, and handed to what carries it out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import tzinfo
+from typing import Any
+
+from iotdb_cluster.auth import (
+    OPERATION_PRIVILEGES,
+    SALT_BYTES,
+    Privilege,
+    check_password,
+    hash_password,
+    no_permission,
+    privilege_of,
+)
+from iotdb_cluster.cluster.calls import Deadline
+from iotdb_cluster.cluster.changes import Changes
+from iotdb_cluster.cluster.lists import list_result
+from iotdb_cluster.cluster.meta_access import MetaAccess
+from iotdb_cluster.cluster.queries import Queries
+from iotdb_cluster.cluster.settings import Settings
+from iotdb_cluster.cluster.specs import statement_spec
+from iotdb_cluster.cluster.texts import TextConverter
+from iotdb_cluster.cluster.writes import Writer
+from iotdb_cluster.errors import CallerError, Status
+from iotdb_cluster.limits import INT64_MAX
+from iotdb_cluster.meta import commands
+from iotdb_cluster.query import is_planned
+from iotdb_cluster.rpc.handler import ResultSet, Session, StatementKind, TextRow
+from iotdb_cluster.rpc.zones import zone_info
+from iotdb_cluster.schema import Alter
+from iotdb_cluster.sql import (
+    TIME,
+    AlterAddAttributes,
+    AlterAddTags,
+    AlterChange,
+    AlterDrop,
+    AlterRename,
+    AlterSet,
+    AlterTimeseries,
+    AlterUpsert,
+    AlterUser,
+    And,
+    ClearCache,
+    CompareOp,
+    Comparison,
+    CreateRole,
+    CreateSnapshot,
+    CreateTimeseries,
+    CreateUser,
+    Delete,
+    DeleteStorageGroups,
+    DeleteTimeseries,
+    DropRole,
+    DropUser,
+    Flush,
+    GrantRoleToUser,
+    Insert,
+    Kill,
+    Literal,
+    LiteralKind,
+    Merge,
+    ParseContext,
+    PrivilegeChange,
+    RawItem,
+    RevokeRoleFromUser,
+    Select,
+    SelectItem,
+    SetStorageGroup,
+    SetSystemMode,
+    SetTtl,
+    Statement,
+    Tracing,
+    UnsetTtl,
+    Unsupported,
+    parse,
+)
+from iotdb_cluster.world import World
+
+__all__ = ["Statements"]
+
+
+class Statements:
+    """Carries out statements."""
+
+    def __init__(
+        self,
+        world: World,
+        settings: Settings,
+        meta: MetaAccess,
+        writer: Writer,
+        texts: TextConverter,
+        changes: Changes,
+        queries: Queries,
+        flush: Callable[[Sequence[str], Deadline], Awaitable[None]],
+    ) -> None:
+        self._world = world
+        self._settings = settings
+        self._meta = meta
+        self._writer = writer
+        self._texts = texts
+        self._changes = changes
+        self._queries = queries
+        self._flush = flush
+        self.read_only = False
+        self._handlers: dict[type, Callable[[Session, Any, Deadline], Awaitable[None]]] = {
+            Insert: self._insert,
+            Delete: self._delete,
+            SetStorageGroup: self._set_storage_group,
+            DeleteStorageGroups: self._delete_storage_groups,
+            CreateTimeseries: self._create_timeseries,
+            DeleteTimeseries: self._delete_timeseries,
+            AlterTimeseries: self._alter_timeseries,
+            SetTtl: self._set_ttl,
+            UnsetTtl: self._unset_ttl,
+            CreateUser: self._create_user,
+            DropUser: self._drop_user,
+            AlterUser: self._alter_user,
+            CreateRole: self._create_role,
+            DropRole: self._drop_role,
+            PrivilegeChange: self._change_privileges,
+            GrantRoleToUser: self._grant_role,
+            RevokeRoleFromUser: self._revoke_role,
+            Flush: self._flush_statement,
+            Merge: self._nothing,
+            ClearCache: self._nothing,
+            CreateSnapshot: self._nothing,
+            Tracing: self._nothing,
+            SetSystemMode: self._set_mode,
+            Kill: self._kill,
+        }
+
+    # --- entry points -------------------------------------------------------------------------------------------------
+
+    async def execute(
+        self, session: Session, text: str, kind: StatementKind, fetch_rows: int, timeout_ms: int, query_id: int
+    ) -> ResultSet | None:
+        """Run one statement of the kind that the call wants."""
+        zone = zone_info(session.zone)
+        statement = parse(text, ParseContext(zone, self._world.clock.wall_ms(), self._settings.timestamp_precision))
+        if kind == "query" and not statement.is_query:
+            raise CallerError(Status.EXECUTE_STATEMENT_ERROR, "Statement is not a query statement.")
+        if kind == "update" and statement.is_query:
+            raise CallerError(Status.EXECUTE_STATEMENT_ERROR, "Statement is a query statement.")
+        if statement.is_query:
+            return await self._query(session, statement, text, zone, fetch_rows, timeout_ms, query_id)
+        await self._update(session, statement)
+        return None
+
+    async def batch(self, session: Session, texts: Sequence[str]) -> list[CallerError | None]:
+        """Run each statement that is no query, in order."""
+        outcomes: list[CallerError | None] = []
+        zone = zone_info(session.zone)
+        for text in texts:
+            outcomes.append(None)
+            try:
+                context = ParseContext(zone, self._world.clock.wall_ms(), self._settings.timestamp_precision)
+                statement = parse(text, context)
+                if statement.is_query:
+                    raise CallerError(
+                        Status.QUERY_NOT_ALLOWED,
+                        f"The query statement is not allowed in batch: Query statement not allowed in batch: [{text}]",
+                    )
+                await self._update(session, statement)
+            except CallerError as error:
+                outcomes[-1] = next((part for part in error.parts if part is not None), error)
+        return outcomes
+
+    async def raw_query(
+        self,
+        session: Session,
+        paths: Sequence[str],
+        start: int,
+        end_exclusive: int,
+        fetch_rows: int,
+        timeout_ms: int,
+        query_id: int,
+    ) -> ResultSet:
+        """SELECT of full paths with start <= time < end."""
+        zone = zone_info(session.zone)
+        low = Comparison(TIME, CompareOp.GE, Literal(LiteralKind.INT, str(start)))
+        high = Comparison(TIME, CompareOp.LT, Literal(LiteralKind.INT, str(end_exclusive)))
+        items = tuple(SelectItem(RawItem(path.partition(".")[2])) for path in paths)
+        statement = Select(items=items, from_=("root",), where=And((low, high)))
+        text = f"raw query of {len(paths)} paths from {start} to {end_exclusive}"
+        return await self._queries.execute(session, statement, text, zone, fetch_rows, timeout_ms, query_id)
+
+    # --- queries ------------------------------------------------------------------------------------------------------
+
+    async def _query(
+        self,
+        session: Session,
+        statement: Statement,
+        text: str,
+        zone: tzinfo,
+        fetch_rows: int,
+        timeout_ms: int,
+        query_id: int,
+    ) -> ResultSet:
+        if isinstance(statement, Unsupported):
+            raise CallerError(statement.code, statement.message)
+        if is_planned(statement):
+            return await self._queries.execute(session, statement, text, zone, fetch_rows, timeout_ms, query_id)
+        await self._meta.barrier(self._deadline())
+        return list_result(self._meta.state.auth, session.user, statement)
+
+    # --- updates ------------------------------------------------------------------------------------------------------
+
+    def _deadline(self) -> Deadline:
+        return Deadline(self._world, self._settings.write_timeout_ms)
+
+    async def _update(self, session: Session, statement: Statement) -> None:
+        if isinstance(statement, Unsupported):
+            raise CallerError(statement.code, statement.message)
+        handler = self._handlers.get(type(statement))
+        if handler is None:
+            name = statement.operation.replace("_", " ")
+            raise CallerError(Status.UNSUPPORTED_OPERATION, f"{name} is not supported by this server")
+        if self.read_only and not isinstance(statement, SetSystemMode | Kill):
+            raise CallerError(
+                Status.QUERY_PROCESS_ERROR,
+                "Current system mode is read-only, does not support non-query operation",
+            )
+        await handler(session, statement, self._deadline())
+
+    def _allow(self, session: Session, operation: str, *paths: str) -> None:
+        if session.user == "root" or operation not in OPERATION_PRIVILEGES:
+            return
+        auth = self._meta.state.auth
+        for path in paths or ("root",):
+            if not auth.allowed(session.user, OPERATION_PRIVILEGES[operation], path):
+                raise no_permission(operation)
+
+    async def _insert(self, session: Session, statement: Insert, deadline: Deadline) -> None:
+        self._allow(session, "INSERT", statement.device)
+        row = TextRow(statement.device, statement.measurements, list(statement.values), statement.time)
+        converted = await self._texts.convert([row], deadline)
+        if converted.blocks:
+            for failure in await self._writer.insert(converted.blocks, self._world.clock.wall_ms(), deadline):
+                raise failure.error
+        if converted.errors[0] is not None:
+            raise converted.errors[0]
+
+    async def _delete(self, session: Session, statement: Delete, deadline: Deadline) -> None:
+        self._allow(session, "DELETE", *statement.paths)
+        for path in statement.paths:
+            await self._changes.delete_points(path, statement.start, statement.end, deadline)
+
+    async def _set_storage_group(self, session: Session, statement: SetStorageGroup, deadline: Deadline) -> None:
+        self._allow(session, "SET_STORAGE_GROUP", statement.path)
+        await self._changes.set_storage_group(statement.path, deadline)
+
+    async def _delete_storage_groups(
+        self, session: Session, statement: DeleteStorageGroups, deadline: Deadline
+    ) -> None:
+        self._allow(session, "DELETE_STORAGE_GROUP", *statement.paths)
+        await self._changes.delete_storage_groups(statement.paths, deadline)
+
+    async def _create_timeseries(self, session: Session, statement: CreateTimeseries, deadline: Deadline) -> None:
+        self._allow(session, "CREATE_TIMESERIES", statement.path)
+        (error,) = await self._changes.create_series([statement_spec(statement)], deadline)
+        if error is not None:
+            raise error
+
+    async def _delete_timeseries(self, session: Session, statement: DeleteTimeseries, deadline: Deadline) -> None:
+        self._allow(session, "DELETE_TIMESERIES", *statement.paths)
+        outcomes = await self._changes.delete_series(statement.paths, deadline)
+        if any(outcomes):
+            raise CallerError(Status.MULTIPLE_ERROR, "some paths were not deleted", outcomes)
+
+    async def _alter_timeseries(self, session: Session, statement: AlterTimeseries, deadline: Deadline) -> None:
+        self._allow(session, "ALTER_TIMESERIES", statement.path)
+        await self._changes.alter(statement.path, _alteration(statement.change), deadline)
+
+    async def _set_ttl(self, session: Session, statement: SetTtl, deadline: Deadline) -> None:
+        self._allow(session, "TTL", statement.path)
+        await self._changes.set_ttl(statement.path, min(statement.ttl, INT64_MAX), deadline)
+
+    async def _unset_ttl(self, session: Session, statement: UnsetTtl, deadline: Deadline) -> None:
+        self._allow(session, "TTL", statement.path)
+        await self._changes.set_ttl(statement.path, None, deadline)
+
+    # --- users --------------------------------------------------------------------------------------------------------
+
+    async def _hashed(self, password: str) -> str:
+        check_password(password)
+        salt = self._world.random.randbytes(SALT_BYTES)
+        return await self._world.workers.run(hash_password, password, salt)
+
+    async def _create_user(self, session: Session, statement: CreateUser, deadline: Deadline) -> None:
+        self._allow(session, statement.operation)
+        hashed = await self._hashed(statement.password)
+        await self._meta.propose(lambda request: commands.create_user(request, statement.user, hashed), deadline)
+
+    async def _drop_user(self, session: Session, statement: DropUser, deadline: Deadline) -> None:
+        self._allow(session, statement.operation)
+        await self._meta.propose(lambda request: commands.drop_user(request, statement.user), deadline)
+
+    async def _alter_user(self, session: Session, statement: AlterUser, deadline: Deadline) -> None:
+        if statement.user != session.user:
+            self._allow(session, statement.operation)
+        hashed = await self._hashed(statement.password)
+        await self._meta.propose(lambda request: commands.alter_password(request, statement.user, hashed), deadline)
+
+    async def _create_role(self, session: Session, statement: CreateRole, deadline: Deadline) -> None:
+        self._allow(session, statement.operation)
+        await self._meta.propose(lambda request: commands.create_role(request, statement.role), deadline)
+
+    async def _drop_role(self, session: Session, statement: DropRole, deadline: Deadline) -> None:
+        self._allow(session, statement.operation)
+        await self._meta.propose(lambda request: commands.drop_role(request, statement.role), deadline)
+
+    async def _change_privileges(self, session: Session, statement: PrivilegeChange, deadline: Deadline) -> None:
+        self._allow(session, statement.operation)
+        privileges: list[Privilege] = [privilege_of(name) for name in statement.privileges]
+        command = {
+            (True, False): commands.grant_user_privileges,
+            (False, False): commands.revoke_user_privileges,
+            (True, True): commands.grant_role_privileges,
+            (False, True): commands.revoke_role_privileges,
+        }[statement.grant, statement.is_role]
+        await self._meta.propose(lambda request: command(request, statement.name, privileges, statement.path), deadline)
+
+    async def _grant_role(self, session: Session, statement: GrantRoleToUser, deadline: Deadline) -> None:
+        self._allow(session, statement.operation)
+        await self._meta.propose(
+            lambda request: commands.grant_role_to_user(request, statement.role, statement.user), deadline
+        )
+
+    async def _revoke_role(self, session: Session, statement: RevokeRoleFromUser, deadline: Deadline) -> None:
+        self._allow(session, statement.operation)
+        await self._meta.propose(
+            lambda request: commands.revoke_role_from_user(request, statement.role, statement.user), deadline
+        )
+
+    # --- utilities ----------------------------------------------------------------------------------------------------
+
+    async def _flush_statement(self, session: Session, statement: Flush, deadline: Deadline) -> None:
+        self._allow(session, "FLUSH")
+        await self._flush(statement.paths, deadline)
+
+    async def _nothing(self, session: Session, statement: Statement, deadline: Deadline) -> None:
+        """Success: what the statement asks for is done by itself here, or has no counterpart."""
+        del deadline
+        self._allow(session, statement.operation)
+        await asyncio.sleep(0)
+
+    async def _set_mode(self, session: Session, statement: SetSystemMode, deadline: Deadline) -> None:
+        del deadline
+        self._allow(session, statement.operation)
+        self.read_only = statement.read_only
+
+    async def _kill(self, session: Session, statement: Kill, deadline: Deadline) -> None:
+        del deadline
+        self._allow(session, statement.operation)
+        self._queries.kill(statement.query_id)
+
+
+def _alteration(change: AlterChange) -> Alter:
+    match change:
+        case AlterRename(before, after):
+            return Alter.rename(before, after)
+        case AlterSet(pairs):
+            return Alter.set(dict(pairs))
+        case AlterDrop(keys):
+            return Alter.drop(*keys)
+        case AlterAddTags(pairs):
+            return Alter.add_tags(dict(pairs))
+        case AlterAddAttributes(pairs):
+            return Alter.add_attributes(dict(pairs))
+        case AlterUpsert(alias, tags, attributes):
+            return Alter.upsert(alias, dict(tags), dict(attributes))

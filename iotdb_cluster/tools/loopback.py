@@ -1,0 +1,328 @@
+"""`start-cluster.sh` and `stop-cluster.sh`: a cluster of processes on this machine, all on loopback.
+
+`DIR/cluster.json` remembers how many nodes there are, their replication number and the distance of their ports from the
+defaults; `DIR/node<i>/` holds `conf/`, `logs/`, `node.pid` and `data/` of node i.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from iotdb_cluster.cluster.keys import CLUSTER_FILE
+from iotdb_cluster.tools.admin_client import AdminUnreachable, ask
+from iotdb_cluster.tools.exits import BAD_ARGUMENTS, DATA_UNUSABLE, DONE, UNREACHABLE
+
+__all__ = ["Loopback", "main"]
+
+ROOT = Path(__file__).parents[2]
+FREE_BYTES_MIN = 512 * 1024 * 1024  # of the disk, a node: two log segments, the reserve, and something to write
+START_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 30
+NODES_MAX = 64
+
+
+class CannotStart(Exception):
+    """Said to the user as it is; `code` is the exit code."""
+
+    def __init__(self, message: str, code: int = BAD_ARGUMENTS) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One node of the loopback cluster: its directory and ports (design: processes, ports, commands)."""
+
+    number: int
+    directory: Path
+    offset: int
+
+    @property
+    def meta_port(self) -> int:
+        return 9003 + 2 * (self.number - 1) + self.offset
+
+    @property
+    def data_port(self) -> int:
+        return 40010 + 2 * (self.number - 1) + self.offset
+
+    @property
+    def client_port(self) -> int:
+        return 55560 + self.number - 1 + self.offset
+
+    @property
+    def nodetool_port(self) -> int:
+        return 31999 + self.number - 1 + self.offset
+
+    @property
+    def web_port(self) -> int:
+        return 18080 + self.number - 1 + self.offset
+
+    @property
+    def needed_ports(self) -> list[int]:
+        return [self.meta_port, self.meta_port + 1, self.data_port, self.data_port + 1, self.client_port]
+
+    @property
+    def seed(self) -> str:
+        return f"127.0.0.1:{self.meta_port}:{self.data_port}:{self.client_port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The process that runs this node, or None."""
+        try:
+            pid = int((self.directory / "node.pid").read_text())
+            command = Path(f"/proc/{pid}/cmdline").read_bytes() if Path("/proc").exists() else b"iotdb_cluster"
+            os.kill(pid, 0)
+        except (OSError, ValueError):
+            return None
+        return pid if b"iotdb_cluster" in command else None
+
+
+class Loopback:
+    """The cluster in one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.resolve()
+        self.memory = self.directory / "cluster.json"
+        self.nodes = 0
+        self.replication = 0
+        self.offset = 0
+        if self.memory.exists():
+            known = json.loads(self.memory.read_text())
+            self.nodes, self.replication = known["nodes"], known["replication"]
+            self.offset = known["port_offset"]
+
+    @property
+    def members(self) -> list[Member]:
+        return [Member(i, self.directory / f"node{i}", self.offset) for i in range(1, self.nodes + 1)]
+
+    def settle(self, nodes: int | None, replication: int | None, offset: int | None) -> None:
+        """Take the numbers given for a new cluster; refuse those that differ from the data's."""
+        if not self.nodes:
+            self.nodes, self.offset = nodes or 3, offset or 0
+            self.replication = replication or min(3, self.nodes)
+            if not 1 <= self.nodes <= NODES_MAX:
+                raise CannotStart(f"{self.nodes} nodes: a number from 1 to {NODES_MAX} is wanted")
+            if self.replication < 1:
+                raise CannotStart(f"a replication number of {self.replication}: at least 1 is wanted")
+            return
+        for what, given, known in (
+            ("nodes", nodes, self.nodes),
+            ("replicas", replication, self.replication),
+            ("port offset", offset, self.offset),
+        ):
+            if given is not None and given != known:
+                raise CannotStart(
+                    f"{self.directory} holds a cluster with {what} = {known}, not {given}: leave the number out, "
+                    "or give another directory (--data)"
+                )
+
+    def start(self) -> list[Member]:
+        """Start those that do not run; the ones started. Raises CannotStart, with nothing left running."""
+        missing = [member for member in self.members if member.pid is None]
+        self._check_room(missing)
+        self._check_ports(missing)
+        started: list[Member] = []
+        try:
+            self._remember()
+            for member in missing:
+                self._launch(member)
+                started.append(member)
+            self._wait_until_serving()
+        except BaseException:
+            self.stop(started, quietly=True)
+            raise
+        return started
+
+    def stop(self, members: list[Member], quietly: bool = False) -> int:
+        """End these nodes; how many ran."""
+        pids = {member.number: member.pid for member in members}
+        running = {number: pid for number, pid in pids.items() if pid is not None}
+        for number, pid in running.items():
+            if not quietly:
+                click.echo(f"stopping node {number} (pid {pid})")
+            os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        for number, pid in running.items():
+            while _alive(pid) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            if _alive(pid):
+                click.echo(f"node {number} does not end within {STOP_TIMEOUT_S} s: killing it", err=True)
+                os.kill(pid, signal.SIGKILL)
+        return len(running)
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    def _remember(self) -> None:
+        known = {"version": 1, "nodes": self.nodes, "replication": self.replication, "port_offset": self.offset}
+        temporary = self.memory.with_suffix(".new")
+        temporary.write_text(json.dumps(known) + "\n")
+        temporary.replace(self.memory)
+
+    def _check_room(self, missing: list[Member]) -> None:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CannotStart(f"the data directory cannot be made: {error}", DATA_UNUSABLE) from None
+        free = shutil.disk_usage(self.directory).free
+        if free < FREE_BYTES_MIN * max(1, len(missing)):
+            raise CannotStart(
+                f"{self.directory} has {free >> 20} MiB free; {FREE_BYTES_MIN >> 20} MiB a node are needed",
+                DATA_UNUSABLE,
+            )
+
+    def _check_ports(self, missing: list[Member]) -> None:
+        taken = [f"{port} (node {member.number})" for member in missing for port in member.needed_ports if _taken(port)]
+        if taken:
+            raise CannotStart(
+                f"taken ports on 127.0.0.1: {', '.join(taken)}. Another cluster may be running: stop it "
+                "(stop-cluster.sh --data ITS_DIRECTORY), or use other ports (--port-offset 1000)"
+            )
+        for member in missing:
+            for what, port in (("nodetool", member.nodetool_port), ("web", member.web_port)):
+                if _taken(port):
+                    click.echo(f"warning: port {port} is taken: node {member.number} runs without {what}", err=True)
+
+    def _launch(self, member: Member) -> None:
+        conf = member.directory / "conf"
+        conf.mkdir(parents=True, exist_ok=True)
+        (member.directory / "logs").mkdir(exist_ok=True)
+        seeds = ",".join(other.seed for other in self.members)
+        lines = {
+            "cluster_rpc_ip": "127.0.0.1",
+            "internal_meta_port": member.meta_port,
+            "internal_data_port": member.data_port,
+            "cluster_rpc_port": member.client_port,
+            "nodetool_port": member.nodetool_port,
+            "web_port": member.web_port,
+            "seed_nodes": seeds,
+            "default_replica_num": self.replication,
+        }
+        file = conf / CLUSTER_FILE
+        if not file.exists():
+            file.write_text("# Written by start-cluster.sh; keys: docs/configuration.md\n"
+                            + "".join(f"{key}={value}\n" for key, value in lines.items()))  # fmt: skip
+        with (member.directory / "logs" / "console.log").open("ab") as console:
+            subprocess.Popen(
+                [sys.executable, "-m", "iotdb_cluster.tools.node", "-c", str(conf), "-home", str(member.directory)],
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "MALLOC_ARENA_MAX": "2"},
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                start_new_session=True,
+            )
+
+    def _wait_until_serving(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        waiting = {member.number: member for member in self.members}
+        began = time.monotonic()
+        while waiting:
+            for number, member in list(waiting.items()):
+                state = _state(member)
+                if state == "serving":
+                    del waiting[number]
+                elif state == "gone" and time.monotonic() - began > 3:
+                    raise CannotStart(f"node {number} ended: {_last_line(member)}", UNREACHABLE)
+            if waiting and time.monotonic() > deadline:
+                who = ", ".join(f"node {number}: {_last_line(member)}" for number, member in waiting.items())
+                raise CannotStart(f"not serving after {START_TIMEOUT_S} s: {who}", UNREACHABLE)
+            time.sleep(0.05)
+
+
+def _state(member: Member) -> str:
+    try:
+        answer = ask("127.0.0.1", member.nodetool_port, {"command": "health"}, timeout_s=2)
+    except AdminUnreachable:
+        return "starting" if member.pid is not None else "gone"
+    return "serving" if answer.get("serving") and answer.get("client_port") == member.client_port else "starting"
+
+
+def _last_line(member: Member) -> str:
+    with contextlib.suppress(OSError):
+        lines = (member.directory / "logs" / "console.log").read_text(errors="replace").strip().splitlines()
+        wanted = [line for line in lines if " ERROR " in line or " CRITICAL " in line] or lines
+        if wanted:
+            return wanted[-1]
+    return f"it left no word in {member.directory / 'logs'}"
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+def _alive(pid: int) -> bool:
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+@click.group()
+def main() -> None:
+    """A cluster on this machine."""
+
+
+@main.command()
+@click.argument("nodes", type=int, required=False)
+@click.option("--replication", type=int, help="Replicas of every slot (default: 3, or the number of nodes).")
+@click.option("--data", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
+@click.option("--port-offset", type=int, help="Added to every default port (default 0).")
+def start(nodes: int | None, replication: int | None, data: Path, port_offset: int | None) -> None:
+    """Start those of NODES (default 3) loopback nodes that do not run; return when all serve."""
+    cluster = Loopback(data)
+    try:
+        cluster.settle(nodes, replication, port_offset)
+        began = time.monotonic()
+        started = cluster.start()
+    except CannotStart as error:
+        click.echo(f"start-cluster: {error}", err=True)
+        sys.exit(error.code)
+    ports = ", ".join(str(member.client_port) for member in cluster.members)
+    if started:
+        click.echo(f"{len(started)} of {cluster.nodes} nodes started in {time.monotonic() - began:.1f} s")
+    else:
+        click.echo(f"all {cluster.nodes} nodes are running")
+    click.echo(f"clients connect to 127.0.0.1, port {ports} (any of them), user root, password root")
+    click.echo(f"replication {cluster.replication}; data and logs in {cluster.directory}/node1 .. node{cluster.nodes}")
+    suffix = "" if data == Path("data") else f" --data {data}"
+    first = cluster.members[0]
+    click.echo(
+        "next:  .venv/bin/python examples/quickstart.py" + (f" --port {first.client_port}" if cluster.offset else "")
+    )
+    click.echo(f"       sbin/nodetool.sh -p {first.nodetool_port} status")
+    click.echo(f"       sbin/stop-cluster.sh{suffix}")
+
+
+@main.command()
+@click.option("--data", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
+def stop(data: Path) -> None:
+    """Stop what runs there."""
+    cluster = Loopback(data)
+    count = cluster.stop(cluster.members)
+    click.echo(f"{count} nodes stopped" if count else "nothing runs there")
+    sys.exit(DONE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""`start-node.sh`: one node in the foreground, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import logging.handlers
+import os
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from iotdb_cluster.cluster.configuration import FILES, BadConfiguration, Loaded, PropertyFile, load
+from iotdb_cluster.cluster.node import Node
+from iotdb_cluster.cluster.startup import Refused
+from iotdb_cluster.errors import CorruptData, SystemFault
+from iotdb_cluster.tools.exits import BAD_ARGUMENTS, DATA_UNUSABLE, DONE, REFUSED, UNREACHABLE
+from iotdb_cluster.world import real_world
+
+__all__ = ["Arguments", "main", "parse_arguments", "read_settings"]
+
+logger = logging.getLogger("iotdb_cluster.node")
+
+USAGE = """usage: start-node.sh [printgc] [-c CONF_DIR] [-internal_meta_port N] [-internal_data_port N]
+                     [-cluster_rpc_port N] [-cluster_rpc_ip HOST] [-seed_nodes LIST]
+                     [-nodetool_port N] [-web_port N] [-home DIR]"""
+OVERRIDES = {
+    "-internal_meta_port",
+    "-internal_data_port",
+    "-cluster_rpc_port",
+    "-cluster_rpc_ip",
+    "-seed_nodes",
+    "-nodetool_port",
+    "-web_port",
+    "-default_replica_num",
+}
+OPEN_FILES_WANTED = 65_535
+BACKLOG_WANTED = 1_024
+LOG_FILES_KEPT = 7
+
+
+@dataclass(slots=True)
+class Arguments:
+    """The command line: where the property files are, and what it overrides."""
+
+    conf: Path | None = None
+    home: Path = field(default_factory=lambda: Path(__file__).parents[2])
+    overrides: dict[str, str] = field(default_factory=dict)
+    print_gc: bool = False
+
+
+def parse_arguments(words: Sequence[str]) -> Arguments:
+    """Raises BadConfiguration for an unknown word or a missing value."""
+    found = Arguments()
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word == "printgc":
+            found.print_gc = True
+        elif word in ("-h", "-help", "--help"):
+            raise BadConfiguration(USAGE)
+        elif word in ("-s", "-sc"):
+            continue
+        elif word in {"-c", "-home", *OVERRIDES}:
+            if not rest:
+                raise BadConfiguration(f"{word} needs a value\n{USAGE}")
+            value = rest.pop(0)
+            if word == "-c":
+                found.conf = Path(value)
+            elif word == "-home":
+                found.home = Path(value)
+            else:
+                found.overrides[word[1:]] = value
+        elif not word.startswith("-") and found.conf is None:
+            found.conf = Path(word)
+        else:
+            raise BadConfiguration(f"{word} is not an option of this command\n{USAGE}")
+    return found
+
+
+def read_settings(arguments: Arguments) -> Loaded:
+    """Read the property files; a directory that was named must hold at least one of them. Raises BadConfiguration."""
+    conf = arguments.conf or arguments.home / "conf"
+    files = [
+        PropertyFile(name, str(conf / name), (conf / name).read_text()) for name in FILES if (conf / name).exists()
+    ]
+    if arguments.conf is not None and not files:
+        raise BadConfiguration(f"{conf} holds neither {FILES[0]} nor {FILES[1]}")
+    return load(files, arguments.overrides, str(arguments.home.resolve() / "data"))
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The exit code; see `exits`."""
+    try:
+        arguments = parse_arguments(sys.argv[1:] if words is None else words)
+        loaded = read_settings(arguments)
+    except (BadConfiguration, OSError) as error:
+        print(error, file=sys.stderr)
+        return BAD_ARGUMENTS
+    home = arguments.home
+    _start_logging(home / "logs")
+    for notice in loaded.notices:
+        logger.warning(notice)
+    if arguments.print_gc:
+        logger.info("printgc has no effect: there is no JVM whose collections could be logged")
+    _prepare_process()
+    pid_file = home / "node.pid"
+    pid_file.write_text(f"{os.getpid()}\n")
+    try:
+        return _run(loaded)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            pid_file.unlink()
+
+
+def _run(loaded: Loaded) -> int:
+    try:
+        import uvloop
+
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    except ImportError:
+        runner = asyncio.Runner()
+    try:
+        with runner:
+            runner.run(_serve(loaded))
+    except Refused as error:
+        logger.error("the node does not start: %s", error)
+        return REFUSED
+    except (CorruptData, BlockingIOError) as error:
+        logger.error("the data directory cannot be used: %s", error)
+        return DATA_UNUSABLE
+    except SystemFault as error:
+        logger.error("the node stops: %s", error)
+        return UNREACHABLE
+    except OSError as error:
+        logger.error("the node does not start: %s", error)
+        return BAD_ARGUMENTS
+    except Exception:
+        logger.critical("the node stops because of a bug of its own", exc_info=True)
+        return DATA_UNUSABLE
+    return DONE
+
+
+async def _serve(loaded: Loaded) -> None:
+    world = real_world()
+    node = Node(world, loaded.settings)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, node.request_stop)
+    try:
+        await node.run(on_serving=lambda: gc.freeze())
+    finally:
+        world.workers.close()
+
+
+def _prepare_process() -> None:
+    sys.setswitchinterval(0.001)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(OPEN_FILES_WANTED, hard) if hard != resource.RLIM_INFINITY else OPEN_FILES_WANTED
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < OPEN_FILES_WANTED:
+        logger.warning("the limit of open files is %d; %d is recommended (ulimit -n)", wanted, OPEN_FILES_WANTED)
+    backlog = Path("/proc/sys/net/core/somaxconn")
+    if backlog.exists() and int(backlog.read_text()) < BACKLOG_WANTED:
+        logger.warning("net.core.somaxconn is below %d: bursts of connections may be refused", BACKLOG_WANTED)
+
+
+def _start_logging(directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    form = logging.Formatter("%(asctime)s [%(threadName)s] %(levelname)s %(name)s:%(lineno)d - %(message)s")
+    handlers: list[logging.Handler] = [
+        logging.StreamHandler(sys.stdout),
+        logging.handlers.TimedRotatingFileHandler(
+            directory / "log_all.log", when="midnight", backupCount=LOG_FILES_KEPT, encoding="utf-8"
+        ),
+    ]
+    for handler in handlers:
+        handler.setFormatter(form)
+    logging.basicConfig(level=os.environ.get("IOTDB_LOG_LEVEL", "INFO").upper(), handlers=handlers, force=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
