@@ -106,6 +106,17 @@ class Catalog:
 
     # --- storage groups -----------------------------------------------------------------------------------------------
 
+    def current(self, group: StorageGroupRef) -> StorageGroupRef | None:
+        """The same storage group as meta has it here now; None where it goes, or went."""
+        found = self._meta.state.storage_group(group.id)
+        if found is None or found.dropping:
+            return None
+        return group if found.ttl_ms == group.ttl_ms else reference(found)
+
+    async def refresh(self, deadline: Deadline) -> None:
+        """Have this node's replica of meta catch up with what a group knew better."""
+        await self._meta.barrier(deadline)
+
     async def storage_group(self, device: str, deadline: Deadline) -> StorageGroupRef:
         """The storage group that a device lies in; made where that is allowed."""
         found = self._meta.state.storage_group_of(device)

@@ -31,6 +31,7 @@ ROUND_MS = 200
 LOW_WATER_MS = 1_000
 BUDGET_SHARE = 0.4  # of the memtable budget: beyond it the largest group is flushed
 KEPT_ENTRIES = 100  # entries that stay behind a checkpoint, so that a member that lags a little needs no more
+PINNED_PAUSE_MS = 5_000  # between two checkpoints that are made for the log's sake
 COMPACT_STEP = 100  # entries that must be gained before the log hears of it
 
 
@@ -115,10 +116,17 @@ class Housekeeping:
         pinned = self._log.bytes_pinned() > self._settings.log_bytes_max
         for number, size in sorted(sizes.items(), key=lambda item: -item[1]):
             old = size and now - self._care_of(number).since_ms > self._settings.memtable_flush_age_ms
-            if size > self._settings.memtable_flush_bytes or old or (size and pressed) or pinned:
+            care = self._care_of(number)
+            stale = pinned and now - care.since_ms > PINNED_PAUSE_MS and self._unpublished(number)
+            if size > self._settings.memtable_flush_bytes or old or (size and pressed) or stale:
                 due.append(number)
                 pressed = False
         return due
+
+    def _unpublished(self, number: int) -> int:
+        """Entries that a restart would replay."""
+        data = self._machines[number].data
+        return data.applied - data.published
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from random import Random
 from typing import Any
 
@@ -65,7 +65,9 @@ STOP_MS_MAX = 10_000  # of the last checkpoint at a clean stop
 class Node:
     """One node. `run` ends when `request_stop` is called, or with the failure that stopped it."""
 
-    def __init__(self, world: World, settings: Settings) -> None:
+    def __init__(self, world: World, settings: Settings, facts: Mapping[str, Any] | None = None) -> None:
+        """`facts` are told with the node's health: what its process knows of itself."""
+        self._facts = dict(facts or {})
         self._world = world
         self._settings = settings
         self._stop: asyncio.Future[None] | None = None
@@ -222,7 +224,14 @@ class Node:
         )
         self._handler = self._client_node()
         self._overview = Overview(
-            world, settings, self._driver, self._meta, self._machines, self._calls, lambda: self.serving
+            world,
+            settings,
+            self._driver,
+            self._meta,
+            self._machines,
+            self._calls,
+            lambda: self.serving,
+            self._facts,
         )
         self._overview.register(self._calls)
         await self._listen_admin()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from iotdb_cluster.cluster.calls import Calls, Deadline
@@ -38,6 +38,7 @@ class Overview:
         machines: dict[int, DataMachine],
         calls: Calls,
         serving: Callable[[], bool],
+        facts: Mapping[str, Any],
     ) -> None:
         self._world = world
         self._settings = settings
@@ -46,6 +47,7 @@ class Overview:
         self._machines = machines
         self._calls = calls
         self._serving = serving
+        self._facts = dict(facts)
         self._commands: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "ring": self._ring,
             "status": self._status,
@@ -63,6 +65,7 @@ class Overview:
         command = request.get("command")
         if command == "health":
             return {
+                **self._facts,
                 "serving": self._serving(),
                 "node": self._calls.node,
                 "client_port": self._settings.address.client_port,

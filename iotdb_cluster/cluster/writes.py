@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from iotdb_cluster.requests import NO_REQUEST, RequestId
 __all__ = ["Failure", "Writer", "partition_range"]
 
 OPEN_UNITS_MAX = 100_000  # units that this node knows to be open
+_LOST = CallerError(Status.INTERNAL_SERVER_ERROR, "the schema gave no answer for a device")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Writer:
         failures: list[Failure] = []
         work = list(enumerate(blocks))
         while work:
-            parts, refused = await self._plan(work, blocks, now, deadline)
+            parts, refused = await self._plan(work, now, deadline)
             failures += refused
             work = []
             if len(parts) == 1:
@@ -81,7 +82,8 @@ class Writer:
             for part, error in zip(parts, outcomes, strict=True):
                 if error is None:
                     continue
-                if isinstance(error, Moved | StaleSchema) and not deadline.passed:
+                if _is_outdated(error) and not deadline.passed:
+                    await self._catalog.refresh(deadline)
                     self._forget(part)
                     work += [(origin, piece.block) for origin, piece in zip(part.origins, part.pieces, strict=True)]
                     continue
@@ -102,22 +104,21 @@ class Writer:
     # --- planning -----------------------------------------------------------------------------------------------------
 
     async def _plan(
-        self, work: Sequence[tuple[int, Block]], blocks: Sequence[Block], now: int, deadline: Deadline
+        self, work: Sequence[tuple[int, Block]], now: int, deadline: Deadline
     ) -> tuple[list[_Part], list[Failure]]:
-        del blocks
         failures: list[Failure] = []
-        unknown = [block for _, block in work if (block.device, block.shape) not in self._cache]
-        refusals: dict[str, CallerError] = {}
-        if unknown:
-            refusals = await self._resolve(unknown, deadline)
+        found = [self._known(block) for _, block in work]
+        if None in found:
+            unknown = [block for (_, block), known in zip(work, found, strict=True) if known is None]
+            learned = await self._resolve(unknown, deadline)
+            found = [
+                known if known is not None else learned[block.device, block.shape]
+                for (_, block), known in zip(work, found, strict=True)
+            ]
         by_group: dict[int, list[tuple[int, Block, Resolved]]] = {}
-        for origin, block in work:
-            resolved = self._cache.get((block.device, block.shape))
-            if resolved is None:
-                error = refusals.get(block.device)
-                if error is None:
-                    raise CallerError(Status.WRITE_PROCESS_REJECT, "too many different devices in one call")
-                failures.append(Failure(origin, None, error))
+        for (origin, block), resolved in zip(work, found, strict=True):
+            if isinstance(resolved, CallerError) or resolved is None:
+                failures.append(Failure(origin, None, resolved or _LOST))
                 continue
             if resolved.error is not None:
                 failures.append(Failure(origin, None, resolved.error))
@@ -145,8 +146,25 @@ class Writer:
                 parts.append(_Part(group, partition, epoch, entry, [origins[piece.origin] for piece in entry]))
         return parts
 
-    async def _resolve(self, blocks: Sequence[Block], deadline: Deadline) -> dict[str, CallerError]:
-        """Learn (and create, where that is allowed) the series of these blocks; what was refused, by device."""
+    def _known(self, block: Block) -> Resolved | CallerError | None:
+        """The block's columns as this node has seen them, while their storage group is still the one it was."""
+        resolved = self._cache.get((block.device, block.shape))
+        if resolved is None:
+            return None
+        current = self._catalog.current(resolved.group)
+        if current is resolved.group:
+            return resolved
+        if current is None:
+            return None
+        resolved = replace(resolved, group=current)
+        self._cache[block.device, block.shape] = resolved
+        return resolved
+
+    async def _resolve(
+        self, blocks: Sequence[Block], deadline: Deadline
+    ) -> dict[tuple[str, Shape], Resolved | CallerError]:
+        """Learn (and create, where that is allowed) the series of these blocks."""
+        learned: dict[tuple[str, Shape], Resolved | CallerError] = {}
         refusals: dict[str, CallerError] = {}
         wanted: dict[int, dict[str, dict[str, DataType]]] = {}
         groups: dict[int, StorageGroupRef] = {}
@@ -165,12 +183,18 @@ class Writer:
         for identifier, devices in wanted.items():
             known = await self._catalog.ensure(groups[identifier], devices, deadline)
             for block in blocks:
-                if block.device in devices and block.device not in refusals:
-                    self._remember(block, known.resolve(groups[identifier], block.device, block.shape))
-        return refusals
+                if block.device in devices:
+                    resolved = known.resolve(groups[identifier], block.device, block.shape)
+                    learned[block.device, block.shape] = resolved
+                    if resolved.error is None:  # what did not fit may fit next time: the schema is asked again
+                        self._remember(block, resolved)
+        for block in blocks:
+            if block.device in refusals:
+                learned[block.device, block.shape] = refusals[block.device]
+        return learned
 
     def _remember(self, block: Block, resolved: Resolved) -> None:
-        self._cache[(block.device, block.shape)] = resolved
+        self._cache[block.device, block.shape] = resolved
         while len(self._cache) > SERIES_CACHE_MAX:
             self._cache.popitem(last=False)
 
@@ -179,11 +203,6 @@ class Writer:
         self._open_units.pop((part.group.id, part.partition), None)
         for piece in part.pieces:
             self._cache.pop((piece.block.device, piece.block.shape), None)
-
-    def forget_storage_group(self, identifier: int) -> None:
-        """A storage group went, or its series did."""
-        for key in [key for key, resolved in self._cache.items() if resolved.group.id == identifier]:
-            del self._cache[key]
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -221,6 +240,11 @@ class Writer:
         self._open_units[(group.id, partition)] = None
         while len(self._open_units) > OPEN_UNITS_MAX:
             self._open_units.popitem(last=False)
+
+
+def _is_outdated(error: CallerError) -> bool:
+    """Whether what this node knew of the storage group, its series or its slots is older than what the group knows."""
+    return isinstance(error, Moved | StaleSchema) or error.code == Status.STORAGE_GROUP_NOT_EXIST
 
 
 def _keep(block: Block, resolved: Resolved) -> Block | None:

@@ -15,6 +15,7 @@ from iotdb_cluster.schema.javatext import java_text
 
 __all__ = ["LAST_COLUMNS", "LastRows", "last_times"]
 
+SERIES_MAX = 1_000  # series of one request
 LAST_COLUMNS = (("timeseries", DataType.TEXT), ("value", DataType.TEXT), ("dataType", DataType.TEXT))
 
 
@@ -36,18 +37,14 @@ class LastRows(Operator):
         self._series, self._intervals, self._order = tuple(series), intervals, order
 
     def pull(self) -> Steps[RowBatch | None]:
-        series, self._series = self._series, ()
-        if not series or not self._intervals:
-            return None
-        answers: list[Point | None] = yield Last(tuple(one for _, one in series), self._intervals[0][0])
-        found = [(shown, one, point) for (shown, one), point in zip(series, answers, strict=True) if point is not None]
-        times = np.array([point.time for _, _, point in found], np.int64)
-        held = times_within(times, self._intervals)
-        rows = [row for row, there in zip(found, held, strict=True) if there]
-        if self._order:
-            rows.sort(key=lambda row: self._order * row[2].time)
+        rows: list[tuple[str, SeriesInfo, Point]] = []
+        while self._series and self._intervals and (self._order or not rows):
+            series, self._series = self._series[:SERIES_MAX], self._series[SERIES_MAX:]
+            rows += yield from self._newest(series)
         if not rows:
             return None
+        if self._order:
+            rows.sort(key=lambda row: self._order * row[2].time)
         cells = (
             [shown for shown, _, _ in rows],
             [java_text(point.value, one.type) for _, one, point in rows],
@@ -55,3 +52,9 @@ class LastRows(Operator):
         )
         times = np.array([point.time for _, _, point in rows], np.int64)
         return RowBatch(times, [Column.of(DataType.TEXT, texts) for texts in cells])
+
+    def _newest(self, series: Sequence[tuple[str, SeriesInfo]]) -> Steps[list[tuple[str, SeriesInfo, Point]]]:
+        answers: list[Point | None] = yield Last(tuple(one for _, one in series), self._intervals[0][0])
+        found = [(shown, one, point) for (shown, one), point in zip(series, answers, strict=True) if point is not None]
+        held = times_within(np.array([point.time for _, _, point in found], np.int64), self._intervals)
+        return [row for row, there in zip(found, held, strict=True) if there]

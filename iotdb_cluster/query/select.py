@@ -11,7 +11,7 @@ from iotdb_cluster.limits import QUERY_SERIES_MAX
 from iotdb_cluster.query.aggregation import AggregateRows, Output
 from iotdb_cluster.query.errors import refuse, refuse_statement
 from iotdb_cluster.query.fill import FillRow, FillWindows, check_fills
-from iotdb_cluster.query.filters import Filter, compile_condition
+from iotdb_cluster.query.filters import Filter, compile_condition, is_time_only
 from iotdb_cluster.query.last import LAST_COLUMNS, LastRows, last_times
 from iotdb_cluster.query.operators import Limit, LimitEach, Operator, Pick, Union, WithoutNull
 from iotdb_cluster.query.partials import NUMERIC, RESULT_TYPES
@@ -95,7 +95,7 @@ def check_select(select: Select) -> None:
     check_fills(select.fill)
     if select.fill and select.group_by is not None:
         if any(form.function != "last_value" for form in aggregates):
-            raise refuse("Group By Fill only support last_value function")
+            raise refuse_statement("Group By Fill only support last_value function")
     elif select.fill and any(fill.data_type is None for fill in select.fill):
         raise refuse_statement("fill of all types needs GROUP BY")
 
@@ -166,7 +166,7 @@ class _Known:
         if not patterns:
             return cls((), ())
         limit = None
-        if not where_paths(select.where) and not select.levels:
+        if not where_paths(select.where) and not select.levels and not select.last:
             # More than these are refused, or cut off by SLIMIT; a condition must see all that it names.
             wanted = QUERY_SERIES_MAX if select.slimit is None else min(select.slimit, QUERY_SERIES_MAX)
             limit = select.soffset + wanted + 1
@@ -233,16 +233,16 @@ def _check_width(series: Sequence[SeriesInfo]) -> None:
 
 
 # --- sources ----------------------------------------------------------------------------------------------------------
-def _rows_wanted(select: Select, context: QueryContext) -> int:
-    """Rows of a batch: no more than a LIMIT can use."""
-    if select.limit is None or select.without_null is not None:
+def _rows_wanted(select: Select, context: QueryContext, node: Filter | None) -> int:
+    """Rows of a batch: no more than a LIMIT can use, unless rows are dropped before it."""
+    if select.limit is None or select.without_null is not None or not is_time_only(node):
         return context.batch_rows
     return max(1, min(context.batch_rows, select.limit + select.offset))
 
 
 def raw_source(select: Select, context: QueryContext, series: Sequence[SeriesInfo], node: Filter | None) -> Operator:
     """The rows of distinct series, before LIMIT."""
-    return rows_of(series, node, _rows_wanted(select, context), descending=select.descending)
+    return rows_of(series, node, _rows_wanted(select, context, node), descending=select.descending)
 
 
 def aggregation_source(

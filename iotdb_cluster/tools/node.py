@@ -148,7 +148,7 @@ def _run(loaded: Loaded) -> int:
 
 async def _serve(loaded: Loaded) -> None:
     world = real_world()
-    node = Node(world, loaded.settings)
+    node = Node(world, loaded.settings, {"pid": os.getpid()})
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.request_stop)
