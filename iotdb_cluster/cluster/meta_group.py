@@ -12,6 +12,7 @@ from collections.abc import Callable
 import crc32c
 
 from iotdb_cluster.cluster.group import Outcome
+from iotdb_cluster.cluster.log import make_durable_directories
 from iotdb_cluster.errors import CorruptData, check
 from iotdb_cluster.meta import MetaState
 from iotdb_cluster.packing import pack, unpack
@@ -108,7 +109,7 @@ class MetaMachine:
         }
         body = pack(head, [snapshot.data])
         path = self._name(snapshot.index)
-        self._files.make_directories(self._directory)
+        make_durable_directories(self._files, self._directory)
         file = self._files.open(path + ".tmp", create=True)
         try:
             file.truncate(0)

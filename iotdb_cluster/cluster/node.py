@@ -22,7 +22,15 @@ from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.duties import Duties
 from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.cluster.housekeeping import Housekeeping
-from iotdb_cluster.cluster.log import DurableLog, Identity, Install, LogOptions, open_identity, set_identifier
+from iotdb_cluster.cluster.log import (
+    DurableLog,
+    Identity,
+    Install,
+    LogOptions,
+    make_durable_directories,
+    open_identity,
+    set_identifier,
+)
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.outbox import PeerOutbox, read_batch
@@ -133,7 +141,7 @@ class Node:
     def _take_directories(self) -> None:
         files = self._world.files
         for path in (self._settings.system_path, self._settings.wal_path, *self._settings.data_paths):
-            files.make_directories(path)
+            make_durable_directories(files, path)
         try:
             self._lock = files.lock(f"{self._settings.system_path}/lock")
         except BlockingIOError:
@@ -340,6 +348,7 @@ class Node:
             voters = ConfState(tuple(one.id for one in record.voters))
             await self._submitted(Install(replica, 1, 1, voters))
         path = f"{self._settings.data_paths[0]}/group-{record.id}-{record.generation}-{replica}"
+        make_durable_directories(self._world.files, path)
         data = await self._world.workers.run(DataGroup.open, record.id, self._world.files, path)
         machine = DataMachine(data, self._duties.wake)
         applied = max(data.applied, 1)

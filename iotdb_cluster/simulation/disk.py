@@ -91,9 +91,11 @@ class SimulatedDisk:
         self.calls = 0  # calls that change something
         self.reads = 0
         self.cut_at: int | None = None  # power is cut at this call, counted as `calls`
+        self.cut_power = True  # False: only the process dies then, what was written stays readable
         self.generation = 0  # counts power cuts and process crashes
         self.powered = True
         self.rules: list[FaultRule] = []
+        self.on_cut: Callable[[], None] | None = None  # told when `cut_at` has struck
         self.fault: Callable[[Operation, str], int | None] | None = None  # an errno for a call that is to fail
         self._trace = trace
         self._root = _Directory()
@@ -431,7 +433,12 @@ class SimulatedDisk:
                 partly()
             self.cut_at = None
             self.powered = False
-            self.power_cut()
+            if self.cut_power:
+                self.power_cut()
+            else:
+                self.process_crash()
+            if self.on_cut is not None:
+                self.on_cut()
             raise PowerCut
         number = self._error(operation, path)
         if number is not None:

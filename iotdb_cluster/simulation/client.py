@@ -1,0 +1,168 @@
+"""A client of the simulated cluster: the client protocol over a simulated connection, and nodetool's one line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+from typing import Any
+
+from thriftpy2.protocol.cybin import TCyBinaryProtocol
+from thriftpy2.thrift import TMessageType
+from thriftpy2.transport.memory import TCyMemoryBuffer
+
+from iotdb_cluster.errors import CallerError, OutcomeUnknown, Status
+from iotdb_cluster.rpc.idl import client
+from iotdb_cluster.world import World
+
+__all__ = ["SimulatedClient", "ask_admin"]
+
+GOOD = (200, 707)
+
+
+class _Stream(asyncio.Protocol):
+    """Collects what comes."""
+
+    def __init__(self) -> None:
+        self.received = bytearray()
+        self.closed = False
+        self._waiter: asyncio.Future[None] | None = None
+        self.transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        self._wake()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def until(self, enough: Any) -> None:
+        """Wait until `enough(received)`; OutcomeUnknown where the connection ends first."""
+        while not enough(self.received):
+            if self.closed:
+                raise OutcomeUnknown("the connection ended")
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+
+class SimulatedClient:
+    """One session. A failure of the connection is OutcomeUnknown, or NO_CONNECTION where nothing was sent."""
+
+    def __init__(self, world: World, host: str, port: int, timeout_ms: float = 10_000) -> None:
+        self._world = world
+        self._address = (host, port)
+        self._timeout_s = timeout_ms / 1000
+        self._stream: _Stream | None = None
+        self._session = 0
+        self._statement = 0
+
+    async def _connect(self) -> _Stream:
+        host, port = self._address
+        try:
+            _, found = await self._world.network.connect(host, port, _Stream, self._timeout_s * 1000)
+        except OSError as error:
+            raise CallerError(Status.NO_CONNECTION, str(error)) from None
+        if not isinstance(found, _Stream):
+            raise TypeError(found)
+        self._stream = found
+        structs = client()
+        request = structs.TSOpenSessionReq(client_protocol=2, zoneId="UTC", username="root", password="root")
+        opened = await self._exchange(found, "openSession", request)
+        if opened.status.code not in GOOD:
+            raise CallerError(Status(opened.status.code), opened.status.message or "")
+        self._session = opened.sessionId
+        self._statement = await self._exchange(found, "requestStatementId", self._session)
+        return found
+
+    async def call(self, method: str, **fields: Any) -> Any:
+        """A call whose request struct has the session's fields and these; its answer, whatever it says."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                stream = self._stream
+                if stream is None or stream.closed:
+                    stream = await self._connect()
+                return await self._exchange(stream, method, self._request(method, fields))
+        except TimeoutError:
+            self.drop()
+            raise OutcomeUnknown(f"no answer to {method}") from None
+        except OutcomeUnknown:
+            self.drop()
+            raise
+
+    def _request(self, method: str, fields: dict[str, Any]) -> Any:
+        spec = getattr(client().TSIService, f"{method}_args").thrift_spec
+        kind = spec[1][2]
+        return kind(sessionId=self._session, **fields)
+
+    async def _exchange(self, stream: _Stream, method: str, request: Any) -> Any:
+        service = client().TSIService
+        buffer = TCyMemoryBuffer()
+        protocol = TCyBinaryProtocol(buffer)
+        arguments = getattr(service, f"{method}_args")(request)
+        protocol.write_message_begin(method, TMessageType.CALL, 1)
+        protocol.write_struct(arguments)
+        protocol.write_message_end()
+        payload = buffer.getvalue()
+        stream.received.clear()
+        stream.transport.write(struct.pack(">I", len(payload)) + payload)
+        await stream.until(lambda got: len(got) >= 4 and len(got) >= 4 + struct.unpack_from(">I", got)[0])
+        reply = TCyBinaryProtocol(TCyMemoryBuffer(bytes(stream.received[4:])))
+        reply.read_message_begin()
+        result = getattr(service, f"{method}_result")()
+        reply.read_struct(result)
+        reply.read_message_end()
+        return result.success
+
+    async def insert(self, device: str, measurement: str, time: int, value: float) -> None:
+        """Insert one DOUBLE; raises what the server answered, OutcomeUnknown where it did not."""
+        values = struct.pack(">bd", 4, value)
+        status = await self.call(
+            "insertRecord", deviceId=device, measurements=[measurement], values=values, timestamp=time
+        )
+        if status.code not in GOOD:
+            raise CallerError(Status(status.code), status.message or "")
+
+    async def points(self, series: str) -> dict[int, float]:
+        """All points of a DOUBLE series."""
+        device, _, measurement = series.rpartition(".")
+        answer = await self.call(
+            "executeQueryStatement",
+            statement=f"SELECT {measurement} FROM {device}",
+            statementId=self._statement,
+            fetchSize=100_000,
+        )
+        if answer.status.code not in GOOD:
+            raise CallerError(Status(answer.status.code), answer.status.message or "")
+        block = answer.queryDataSet
+        if not block.valueList:
+            return {}
+        count = len(block.time) // 8
+        times = struct.unpack(f">{count}q", block.time)
+        return dict(zip(times, struct.unpack(f">{count}d", block.valueList[0]), strict=True))
+
+    def drop(self) -> None:
+        """Close the connection; the next call opens another."""
+        if self._stream is not None and self._stream.transport is not None:
+            self._stream.transport.close()
+        self._stream = None
+
+
+async def ask_admin(world: World, host: str, port: int, request: dict[str, Any]) -> dict[str, Any]:
+    """The answer of a node's nodetool port; OutcomeUnknown, or CallerError where nobody listens."""
+    try:
+        _, stream = await world.network.connect(host, port, _Stream, 5_000)
+    except OSError as error:
+        raise CallerError(Status.NO_CONNECTION, str(error)) from None
+    if not isinstance(stream, _Stream):
+        raise TypeError(stream)
+    stream.transport.write(json.dumps(request).encode() + b"\n")
+    await stream.until(lambda got: got.endswith(b"\n"))
+    return dict(json.loads(stream.received))
