@@ -47,8 +47,7 @@ def ingest(directory: str, options: argparse.Namespace) -> dict[str, object]:
     began = time.perf_counter()
     while time.perf_counter() - began < options.seconds:
         tablets = []
-        while sum(map(len, tablets)) * options.columns * 8 < settings.flush_bytes:
-            number = len(tablets)
+        for number in range(settings.flush_bytes // (options.rows * options.columns * 8)):
             device = f"root.bench.d{number % options.devices}"
             base = (index + number) * options.rows
             times = np.arange(base, base + options.rows).astype(">i8")

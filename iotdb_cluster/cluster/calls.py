@@ -21,6 +21,7 @@ Handler: TypeAlias = Callable[[memoryview, "Deadline"], Awaitable[bytes]]
 
 RETRY_MS_FIRST = 5
 RETRY_MS_MAX = 200
+_TRIED_AGAIN = (Status.NO_CONNECTION, Status.NO_LEADER, Status.PARTITION_NOT_READY)
 ATTEMPT_MS_MAX = 5_000  # of one try at a leader: a dead connection must not eat the whole deadline
 
 
@@ -101,8 +102,10 @@ class Leaders:
         """`attempt(node, deadline)` at the leader; tried again elsewhere while the deadline lasts.
 
         Tried again: NotLeader, a node that was not reached, a group without a leader; and, where `repeatable` (the same
-        request id goes again, or it only reads), an outcome that is unknown. Everything else is raised at once.
+        request id goes again, or it only reads), an outcome that is unknown. Everything else is raised at once; but
+        after an attempt whose outcome is unknown no later refusal says that it had no effect: that stays unknown.
         """
+        unknown: OutcomeUnknown | None = None
         wait_ms = float(RETRY_MS_FIRST)
         tried: list[int] = []
         node = self.guess(group)
@@ -119,12 +122,12 @@ class Leaders:
                 except OutcomeUnknown as error:
                     if not repeatable:
                         raise
-                    failure = error
+                    failure = unknown = error
                 except CallerError as error:
-                    if error.code not in (Status.NO_CONNECTION, Status.NO_LEADER, Status.PARTITION_NOT_READY):
-                        raise
                     if type(error) is not CallerError:  # Moved and its like are answers
                         raise
+                    if error.code not in _TRIED_AGAIN:
+                        raise unknown or error from None
                     failure = error
             self._hints.pop(group, None)
             if hint and hint != node and tried[-3:].count(hint) < 3:
@@ -133,7 +136,7 @@ class Leaders:
                 node = hint
                 continue
             if deadline.left_ms <= wait_ms:
-                raise failure
+                raise unknown or failure
             await asyncio.sleep(wait_ms / 1000)
             wait_ms = min(wait_ms * 2, RETRY_MS_MAX)
             node = self._next(group, node)

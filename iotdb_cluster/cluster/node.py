@@ -51,7 +51,7 @@ from iotdb_cluster.cluster.statements import Statements
 from iotdb_cluster.cluster.texts import TextConverter
 from iotdb_cluster.cluster.writes import Writer
 from iotdb_cluster.data import DataGroup
-from iotdb_cluster.errors import CallerError, CorruptData, Status, SystemFault
+from iotdb_cluster.errors import CallerError, CorruptData, Status
 from iotdb_cluster.meta import Address, commands
 from iotdb_cluster.meta import Group as GroupRecord
 from iotdb_cluster.packing import pack, unpack
@@ -145,7 +145,7 @@ class Node:
         try:
             self._lock = files.lock(f"{self._settings.system_path}/lock")
         except BlockingIOError:
-            raise SystemFault(f"{self._settings.system_path} is used by another process") from None
+            raise BlockingIOError(f"{self._settings.system_path} is used by another process") from None
 
     def _greeting(self, identity: Identity) -> PeerIdentity:
         incarnation = identity.incarnation.to_bytes(8, "big")

@@ -32,7 +32,7 @@ class Config:
     async_storage_writes: bool = False
     disable_proposal_forwarding: bool = False
     disable_conf_change_validation: bool = False
-    step_down_on_removal: bool = True
+    step_down_on_removal: bool = False  # else a removed leader goes on until the others know, and hands over
     message_bytes_max: int = limits.APPEND_BYTES_MAX
     inflight_messages_max: int = limits.INFLIGHT_MESSAGES_MAX
     inflight_bytes_max: int = limits.INFLIGHT_BYTES_MAX  # 0: no limit

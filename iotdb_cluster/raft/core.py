@@ -15,7 +15,6 @@ from iotdb_cluster.raft.message import (
     ConfChange,
     ConfState,
     EntryKind,
-    HardState,
     Message,
     MessageType,
     ReadState,
@@ -59,6 +58,7 @@ class Core:
         "progress",
         "read_index",
         "read_states",
+        "restored_index",
         "role",
         "term",
         "transferee",
@@ -84,6 +84,7 @@ class Core:
         self.read_index = ReadIndex()
         self.pending_reads: list[Message] = []  # came before the first commit of the leader's term
         self.pending_conf_index = 0  # of the newest configuration entry that may not be applied yet
+        self.restored_index = 0  # the configuration is at least that of this index
         self.uncommitted_bytes = 0
         self.election_elapsed = 0
         self.heartbeat_elapsed = 0
@@ -94,17 +95,10 @@ class Core:
         hard, state = config.log.initial_state()
         self._switch(restore(state, self._new_member))
         check(self._same_members(state), "configuration %s is not what %s gives", self.configuration, state)
-        if hard != HardState():
-            log = self.log
-            check(
-                log.committed <= hard.commit <= log.last_index,
-                "stored commit %d is not within [%d, %d]",
-                hard.commit,
-                log.committed,
-                log.last_index,
-            )
-            log.committed = hard.commit
-            self.term, self.vote = hard.term, hard.vote
+        check(hard.commit <= self.log.last_index, "stored commit %d, last index %d", hard.commit, self.log.last_index)
+        self.term, self.vote = hard.term, hard.vote
+        # What was applied was committed, even where the commit index did not get to the disk in time.
+        self.log.commit_to(max(hard.commit, config.applied))
         if config.applied:
             self.log.applied_to(config.applied, 0)
         self.become_follower(self.term, NO_NODE)
@@ -365,6 +359,7 @@ class Core:
             log.commit_to(snapshot.index)  # all is here but the news that it is committed
             return False
         log.restore(snapshot)
+        self.restored_index = snapshot.index
         self._switch(restore(state, self._new_member))
         check(self._same_members(state), "configuration %s is not what %s gives", self.configuration, state)
         return True

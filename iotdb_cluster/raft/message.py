@@ -353,4 +353,7 @@ class LogView(Protocol):
         """Entries [low, high) as far as `bytes_max` (`Entries.byte_size`) allows, at least one. Raises Compacted."""
 
     def snapshot(self) -> Snapshot:
-        """The newest snapshot. Raises SnapshotNotReady."""
+        """A snapshot as of an applied index, behind the entry that made the newest member one. Raises SnapshotNotReady.
+
+        A member that is not in the snapshot's configuration refuses it.
+        """

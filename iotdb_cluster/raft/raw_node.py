@@ -244,7 +244,7 @@ class RawNode:
         if message.source < LOCAL_APPLY:
             if kind in _LOCAL:
                 raise UnknownPeer(f"a message of type {kind} is local, {message.source} sent it")
-            if kind in _RESPONSES and message.source not in self._raft.progress:
+            if kind in _RESPONSES and message.source not in self._raft.progress and message.source != self._raft.id:
                 raise UnknownPeer(f"{message.source} is no member")
         self._raft.step(message)
 
@@ -279,8 +279,14 @@ class RawNode:
         raft.step(Message(MessageType.PROP, source=raft.id, entries=Entries(0, [0] * len(data), kinds, data)))
         return (raft.term, first) if leads else None
 
-    def apply_conf_change(self, change: ConfChange) -> ConfState:
-        """To be called when a configuration entry is applied; the returned configuration is to be stored."""
+    def apply_conf_change(self, change: ConfChange, index: int | None = None) -> ConfState:
+        """To be called when a configuration entry is applied; the returned configuration is to be stored.
+
+        With `index`, the entry's, a change that a received snapshot already holds does nothing: with asynchronous
+        writes entries may still be on their way to the state machine when a snapshot overtakes them.
+        """
+        if index is not None and index <= self._raft.restored_index:
+            return self.conf_state
         return self._raft.apply_conf_change(change)
 
     def read_index(self, context: bytes) -> None:

@@ -184,7 +184,7 @@ def _statement(kind: StatementKind) -> Callable[[Caller, Any], Awaitable[Any]]:
             )
             if result is None:
                 return client().TSExecuteStatementResp(status=_done(), queryId=query_id)
-            return await _answer_query(login, query_id, req.statementId, result, rows)
+            return await _in_time(timeout_ms, _answer_query(login, query_id, req.statementId, result, rows))
 
         # What is no query ends in the handler's own time: cancelled half-way nobody would know its outcome.
         return await (_in_time(timeout_ms, run()) if kind == "query" else run())

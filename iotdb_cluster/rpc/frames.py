@@ -7,7 +7,6 @@ frame, that is the very object that was read.
 from __future__ import annotations
 
 import asyncio
-import socket
 import struct
 from typing import cast
 
@@ -78,6 +77,11 @@ class Frames(asyncio.Protocol):
             self.sent_bytes += len(frame)
             self.transport.write(frame)
 
+    @property
+    def stalled(self) -> bool:
+        """Whether more than `output_bytes_max` bytes are unsent."""
+        return self._writable is not None
+
     async def drained(self) -> None:
         """Wait while more than `output_bytes_max` bytes are unsent; returns at once when the connection is gone."""
         if self._writable is not None:
@@ -106,9 +110,6 @@ class Frames(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=self._output_bytes_max)
-        connection = self.transport.get_extra_info("socket")
-        if connection is not None:  # a host that vanished without a word is noticed after some hours
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.opened()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -19,6 +19,7 @@ from iotdb_cluster.limits import (
     PEER_SILENCE_MS_MAX,
 )
 from iotdb_cluster.rpc.frames import HEAD_BYTES, Frames, ReceiveBudget
+from iotdb_cluster.rpc.idl import node
 from iotdb_cluster.rpc.peer_messages import PeerIdentity, call_parts, hello_message, raft_parts, read_answer
 from iotdb_cluster.rpc.wire import BINARY, Buffer, Malformed, guarded
 from iotdb_cluster.world import World
@@ -105,6 +106,10 @@ class PeerClient:
     @property
     def connected(self) -> bool:
         return self._stream is not None
+
+    def identify(self, identity: PeerIdentity) -> None:
+        """What later connections say."""
+        self._identity = identity
 
     def send(self, batch: bytes | bytearray | memoryview) -> bool:
         """Send a one-way batch, whole or not at all; False: it was dropped (no connection, or too much unsent)."""
@@ -198,6 +203,7 @@ class PeerClient:
             self._backoff_ms = 0.0
             self._failure = ""
             if self._stream is not None:
+                self._progress = 0
                 self._look_later()
             return
         if isinstance(error, OSError | CallerError | TimeoutError):
@@ -256,13 +262,16 @@ class PeerPool:
     """The connections of a node to its peers: one for each (host, port, purpose)."""
 
     def __init__(self, world: World, identity: PeerIdentity) -> None:
+        node()  # its file is read now, not at the first connection
         self._world = world
         self._identity = identity
         self._peers: dict[tuple[str, int, str], PeerClient] = {}
 
     def identify(self, identity: PeerIdentity) -> None:
-        """Who this node is from now on (it got its identifier); connections made before keep what they said."""
+        """Who this node is from now on (it got its identifier); a connection that stands keeps what it said."""
         self._identity = identity
+        for (_, _, purpose), client in self._peers.items():
+            client.identify(replace(identity, purpose=purpose))
 
     def peer(self, host: str, port: int, purpose: str) -> PeerClient:
         """The client for that peer, made when first asked for."""

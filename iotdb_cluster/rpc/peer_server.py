@@ -10,6 +10,7 @@ from typing import TypeAlias
 from iotdb_cluster.errors import CallerError, InvariantViolation, Status
 from iotdb_cluster.limits import FRAME_BYTES_MAX, MIB, PEER_CALLS_MAX, PEER_OUTPUT_BYTES_MAX
 from iotdb_cluster.rpc.frames import HEAD_BYTES, Frames, ReceiveBudget
+from iotdb_cluster.rpc.idl import node
 from iotdb_cluster.rpc.peer_messages import (
     PeerIdentity,
     failure_body,
@@ -137,6 +138,7 @@ class PeerServer:
 
     async def start(self, host: str, port: int) -> int:
         """Listen; the port in fact bound. OSError where that is not possible."""
+        node()  # its file is read now, not at the first greeting
         self._server = await self._world.network.listen(host, port, lambda: _PeerConnection(self))
         return self._server.port
 

@@ -16,6 +16,7 @@ from iotdb_cluster.limits import RESPONSE_BYTES_MAX
 
 __all__ = ["PackedColumns", "PackedRows", "pack_aligned", "pack_columns", "rows_within", "split_columns", "split_rows"]
 
+_LONG_TEXT = 64  # bytes
 _ROOM = RESPONSE_BYTES_MAX - RESPONSE_BYTES_MAX // 16  # the rest is for headers and names
 
 
@@ -45,6 +46,13 @@ def pack_cells(column: Column) -> bytes:
         return np.ascontiguousarray(values, column.type.wire_dtype).tobytes()
     lengths = values.lengths
     count = len(lengths)
+    start, stop = int(values.offsets[0]), int(values.offsets[-1])
+    if stop - start > _LONG_TEXT * count:  # then a piece a cell costs less than a mask over all bytes
+        sizes = lengths.astype(">u4").tobytes()
+        pieces: list[bytes] = []
+        for i, text in enumerate(values.tolist()):
+            pieces += (sizes[4 * i : 4 * i + 4], text)
+        return b"".join(pieces)
     heads = np.zeros(count + 1, np.int64)
     np.cumsum(lengths + 4, out=heads[1:])
     packed = np.empty(int(heads[-1]), np.uint8)
@@ -52,7 +60,6 @@ def pack_cells(column: Column) -> bytes:
     places = (heads[:-1, None] + np.arange(4)).ravel()
     is_text[places] = False
     packed[places] = lengths.astype(">u4").view(np.uint8)
-    start, stop = int(values.offsets[0]), int(values.offsets[-1])
     packed[is_text] = np.frombuffer(values.data, np.uint8, stop - start, start) if stop > start else 0
     return packed.tobytes()
 
@@ -95,7 +102,8 @@ def _bytes_at_most(column: Column) -> int:
 
 def rows_within(rows: RowBatch, room: int) -> int:
     """How many first rows fit into so many bytes; at least one, if there is one."""
-    bits = len(rows.columns) // 8 + 1
+    bits = len(rows.columns) // 8 + 1  # bytes of bitmaps a row; each column's last byte may be filled by one row
+    room -= len(rows.columns)
     if len(rows) * (8 + bits) + sum(map(_bytes_at_most, rows.columns)) <= room:
         return len(rows)
     sizes = np.full(len(rows), 8 + bits, np.int64)

@@ -125,7 +125,8 @@ class _Connection(Frames):
                 if answer is None:
                     break
                 self.send(answer)
-                await self._drain()
+                if self.stalled:
+                    await self._drain()
         except Malformed as error:
             self.end(str(error))
         except Exception as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from operator import itemgetter
 from typing import Any
 
@@ -27,6 +28,7 @@ _WIDTH = {int(kind): kind.width for kind in DataType if kind is not DataType.TEX
 _WIRE = {int(kind): kind.wire_dtype for kind in DataType if kind is not DataType.TEXT}
 _U32 = struct.Struct(">I").unpack_from
 _TIME = struct.Struct(">q").pack
+_LONG_TEXT = 64  # bytes
 _BOOLEAN, _TEXT = int(DataType.BOOLEAN), int(DataType.TEXT)
 
 
@@ -148,6 +150,10 @@ def _read_texts(frame: Buffer, at: int, stop: int, size: int) -> tuple[TextColum
     offsets[:size] = places
     offsets[size] = at - start
     offsets -= 4 * np.arange(size + 1)
+    if at - start > _LONG_TEXT * size:  # then a piece a cell costs less than a mask over all bytes
+        data = b"".join([frame[low + 4 : high] for low, high in pairwise([*heads, at])])
+        _check_texts(data, offsets)
+        return TextColumn(offsets, data), at
     kept = np.ones(at - start, np.bool_)
     kept[(places[:, None] + np.arange(4)).ravel()] = False
     data = np.frombuffer(frame, np.uint8, at - start, start)[kept].tobytes()

@@ -2,9 +2,9 @@
 
     python tests/raft/oracle.py [--n 20000] [--seed 1] [--oracle DIRECTORY] [--record]
 
-`--oracle` names a directory with the harness, built (`raft-oracle` or `oracle`) or as Go sources; by default the sources
-in `oracle_go` are built in a temporary directory, for which Go and its module proxy are needed. `--record` writes the
-expected text of the scripts from the harness instead of running random directives.
+`--oracle` names a directory with the harness, built (`raft-oracle` or `oracle`) or as Go sources; by default the
+sources in `oracle_go` are built in a temporary directory, for which Go and its module proxy are needed.
+`--record` writes the expected text of the scripts from the harness instead of running random directives.
 """
 
 from __future__ import annotations
@@ -168,7 +168,10 @@ def _random_directive(random: Random, environment: Environment, step: int, chang
 
 def _random_change(random: Random, node: int, total: int) -> str:
     single = random.random() < 0.3
-    parts = [random.choice("vvlrrvlu") + str(random.randint(1, total)) for _ in range(1 if single else random.choice((0, 1, 1, 2, 3)))]
+    parts = [
+        random.choice("vvlrrvlu") + str(random.randint(1, total))
+        for _ in range(1 if single else random.choice((0, 1, 1, 2, 3)))
+    ]
     extra = " v1=true" if single else random.choice(("", "", " transition=implicit", " transition=explicit"))
     return f"propose-conf-change {node}{extra}|{' '.join(parts)}"
 

@@ -175,6 +175,19 @@ def test_huge_and_negative_lengths(length: int) -> None:
         bounded(lambda data=data, method=method: read(BINARY, method, data))  # type: ignore[misc]
 
 
+def test_values_never_reach_beyond_the_frame(wire: Wire) -> None:
+    """Each reader by itself, not only because something else is missing behind the value."""
+    head = struct.pack(">I", 3) if wire is BINARY else b"\x03"
+    listed = (b"\x0b\x00\x00\x00\x01" if wire is BINARY else b"\x18") + head
+    for read_it, start in ((wire.blob, head), (wire.text, head), (wire.texts, listed), (wire.blobs, listed)):
+        assert read_it(start + b"abc", 0)[1] == len(start) + 3
+        with pytest.raises(Malformed, match=r"3 bytes, 2 are left|1 elements"):
+            read_it(start + b"ab", 0)
+    for kind in (2, 3, 4, 11):
+        with pytest.raises((Malformed, IndexError, struct.error)):
+            wire.skip(b"", 0, kind, 1)
+
+
 def test_deep_nesting() -> None:
     deep = 100_000
     for method in ("executeStatement", "insertRecord"):

@@ -178,9 +178,12 @@ def test_numbers_are_views_on_the_frame(wire: Wire) -> None:
         assert array.dtype.byteorder == ">"
 
 
-def test_texts_of_equal_and_of_mixed_length(wire: Wire) -> None:
+@pytest.mark.parametrize("long", [False, True])
+def test_texts_of_equal_and_of_mixed_length(wire: Wire, long: bool) -> None:
     equal = [f"text {i:04}".encode() for i in range(500)]
     mixed = [b"x" * (i % 7) for i in range(500)]
+    if long:
+        mixed = [b"y" * (1000 + i) for i in range(500)]
     stamps = np.arange(500, dtype=">i8").tobytes()
     data = b"".join(cell(5, text) for text in equal + mixed)
     (block,) = send(wire, "insertTablet", idl().TSInsertTabletReq(1, "d", ["x", "y"], data, stamps, [5, 5], 500)).blocks

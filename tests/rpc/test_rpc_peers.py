@@ -309,6 +309,8 @@ async def test_pool(world: World) -> None:
     one, other = pool.peer("a", 1, "x"), pool.peer("a", 1, "y")
     assert pool.peer("a", 1, "x") is one
     assert other is not one
+    pool.identify(PeerIdentity(4, b"", ""))
+    assert (one._identity.node, one._identity.purpose) == (4, "x")
     await pool.forget("a", 1)
     assert pool.peer("a", 1, "x") is not one
     await pool.close()

@@ -25,7 +25,7 @@ CELLS: dict[DataType, st.SearchStrategy[Any]] = {
     DataType.INT64: st.integers(-(2**63), 2**63 - 1),
     DataType.FLOAT: st.floats(width=32),
     DataType.DOUBLE: st.floats(),
-    DataType.TEXT: st.text(max_size=9).map(str.encode),
+    DataType.TEXT: st.text(max_size=9).map(str.encode) | st.binary(min_size=200, max_size=300),
 }
 
 
@@ -94,6 +94,11 @@ def test_split_rows(rows: RowBatch, room: int, count: int) -> None:
         seen += zip(first.times.tolist(), *(column.tolist() for column in first.columns), strict=True)
     whole = zip(rows.times.tolist(), *(column.tolist() for column in rows.columns), strict=True)
     assert repr(seen) == repr(list(whole))
+
+
+def test_bitmaps_count() -> None:
+    rows = RowBatch(np.arange(2), [Column.nulls(DataType.INT32, 2)] * 3)
+    assert [len(part) for part in split_rows(rows, 2, 18) if part is not None] == [1, 1]
 
 
 def test_room_is_used() -> None:

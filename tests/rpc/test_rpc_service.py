@@ -318,6 +318,10 @@ async def test_failures_of_inserts_stand_at_their_place(served: Any, wire: Wire)
     answer = await client.call("insertRecords", records(client, cells))
     assert (answer.code, [part.code for part in answer.subStatus]) == (506, [200, 318, 313])
     assert all(part.message for part in answer.subStatus[1:])
+    served.handler.fail = CallerError(Status.NO_LEADER, "nobody leads")  # all that it got failed
+    answer = await client.call("insertRecords", records(client, cells))
+    assert (answer.code, [part.code for part in answer.subStatus]) == (506, [702, 318, 702])
+    served.handler.fail = CallerError(Status.MULTIPLE_ERROR, "", [None, mismatch])
     one = idl().TSInsertRecordsOfOneDeviceReq(client.session, "root.a.d", [["x"]] * 2, cells[::2], [1, 2])
     answer = await client.call("insertRecordsOfOneDevice", one)
     assert (answer.code, [part.code for part in answer.subStatus]) == (506, [313])
@@ -492,6 +496,19 @@ async def test_pipelined_calls_are_answered_in_order(served: Any, make_message: 
     for number in range(calls):
         assert BINARY.message(await client.receive(), 0).seqid == number
     assert [call[1] for call in served.handler.calls] == [f"DROP {number}" for number in range(calls)]
+
+
+async def test_what_waits_is_bounded(served: Any, make_message: Any) -> None:
+    served.handler.wait = asyncio.Event()
+    client = await served.connect()
+    call = make_message(BINARY, "executeStatement", query(client, "x" * 50_000))
+    client.writer.write((struct.pack(">i", len(call)) + call) * 400)  # 20 MB
+    await asyncio.sleep(0.3)
+    (connection,) = served.service._connections
+    assert len(served.handler.calls) == 1
+    assert connection._waiting_bytes == sum(map(len, connection._waiting)) <= 2 * limits.MIB
+    served.handler.wait.set()
+    await served.settle(lambda: len(served.handler.calls) == 400)
 
 
 async def test_a_client_that_does_not_read_is_not_worked_for(served: Any, make_result: Any, make_message: Any) -> None:

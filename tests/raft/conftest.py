@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+def _load(name: str) -> ModuleType:
+    here = str(Path(__file__).parent)
+    sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(here)
+
+
+@pytest.fixture(scope="session")
+def interaction() -> ModuleType:
+    """The runner of the interaction scripts, which is a program too."""
+    return _load("interaction")
+
+
+@pytest.fixture(scope="session")
+def oracle() -> ModuleType:
+    return _load("oracle")

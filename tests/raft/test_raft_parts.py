@@ -1,0 +1,276 @@
+"""Quorums, windows, progress, configurations and the log against naive twins."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iotdb_cluster.errors import InvariantViolation
+from iotdb_cluster.raft import (
+    ENTRY_OVERHEAD_BYTES,
+    NO_LIMIT,
+    ChangeRefused,
+    Compacted,
+    ConfChange,
+    ConfChangeSingle,
+    ConfChangeTransition,
+    ConfChangeType,
+    Configuration,
+    Entries,
+    MemoryLog,
+    Unavailable,
+)
+from iotdb_cluster.raft.log import RaftLog
+from iotdb_cluster.raft.membership import Members, apply_change, restore
+from iotdb_cluster.raft.progress import Inflights, Progress, ProgressState
+from iotdb_cluster.raft.quorum import (
+    VoteResult,
+    committed_index,
+    joint_committed_index,
+    joint_vote_result,
+    vote_result,
+)
+
+voters = st.lists(st.integers(1, 9), unique=True, max_size=7).map(tuple)
+acks = st.dictionaries(st.integers(1, 9), st.integers(0, 20))
+votes = st.dictionaries(st.integers(1, 9), st.booleans())
+
+
+# --- quorum -----------------------------------------------------------------------------------------------------------
+def naive_committed(ids: tuple[int, ...], acked: dict[int, int]) -> int:
+    if not ids:
+        return NO_LIMIT
+    return max(i for i in range(21) if sum(acked.get(v, 0) >= i for v in ids) * 2 > len(ids))
+
+
+def naive_vote(ids: tuple[int, ...], cast: dict[int, bool]) -> VoteResult:
+    """By trying out every way in which the missing votes can come."""
+    missing = [v for v in ids if v not in cast]
+    ends = {
+        not ids or sum({**cast, **dict(zip(missing, rest, strict=True))}[v] for v in ids) * 2 > len(ids)
+        for rest in itertools.product((False, True), repeat=len(missing))
+    }
+    return VoteResult.PENDING if len(ends) == 2 else VoteResult.WON if ends == {True} else VoteResult.LOST
+
+
+@settings(deadline=None)
+@given(voters, voters, acks)
+def test_committed_index(a: tuple[int, ...], b: tuple[int, ...], acked: dict[int, int]) -> None:
+    assert committed_index(a, acked) == naive_committed(a, acked)
+    assert joint_committed_index(a, b, acked) == min(naive_committed(a, acked), naive_committed(b, acked))
+    assert joint_committed_index(a, a, acked) == committed_index(a, acked)
+
+
+@settings(deadline=None)
+@given(voters, voters, votes)
+def test_vote_result(a: tuple[int, ...], b: tuple[int, ...], cast: dict[int, bool]) -> None:
+    assert vote_result(a, cast) is naive_vote(a, cast)
+    both = {naive_vote(a, cast), naive_vote(b, cast)}
+    if VoteResult.LOST in both:
+        assert joint_vote_result(a, b, cast) is VoteResult.LOST
+    elif VoteResult.PENDING in both:
+        assert joint_vote_result(a, b, cast) is VoteResult.PENDING
+    else:
+        assert joint_vote_result(a, b, cast) is VoteResult.WON
+
+
+# --- window and progress ----------------------------------------------------------------------------------------------
+@settings(deadline=None)
+@given(st.integers(1, 5), st.integers(0, 50), st.lists(st.tuples(st.booleans(), st.integers(0, 30)), max_size=60))
+def test_window(messages_max: int, bytes_max: int, steps: list[tuple[bool, int]]) -> None:
+    window = Inflights(messages_max, bytes_max)
+    twin: list[tuple[int, int]] = []
+    index = 0
+    for add, number in steps:
+        full = len(twin) == messages_max or (bytes_max > 0 and sum(size for _, size in twin) >= bytes_max)
+        assert window.full == full
+        if not add:
+            window.free_to(number)
+            twin = [(i, size) for i, size in twin if i > number]
+        elif full:
+            with pytest.raises(InvariantViolation):
+                window.add(index + 1, number)
+        else:
+            index += 1
+            window.add(index, number)
+            twin.append((index, number))
+        assert len(window) == len(twin)
+        assert window.bytes == sum(size for _, size in twin)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 15), st.integers(0, 15)), max_size=60))
+def test_progress_invariants(steps: list[tuple[int, int, int]]) -> None:
+    progress = Progress(0, 1, Inflights(3, 40))
+    matched = 0
+    for what, a, b in steps:
+        if what == 0:
+            updated = progress.maybe_update(a)
+            assert updated == (a > matched)
+            matched = max(matched, a)
+            progress.inflights.free_to(a)
+        elif what == 1:
+            before = progress.next
+            if progress.maybe_decrease(a, b):
+                assert progress.next <= max(before, matched + 1)
+        elif what == 2 and not progress.is_paused:
+            progress.sent_entries(a % 3, b)
+            assert progress.is_paused or progress.state is ProgressState.REPLICATE or a % 3 == 0
+        elif what == 3:
+            progress.become_replicate()
+            assert progress.next == matched + 1
+            assert not progress.is_paused
+        elif what == 4:
+            pending = progress.pending_snapshot
+            progress.become_probe()
+            assert progress.next == max(matched, pending) + 1
+        elif what == 5 and a > matched:
+            progress.become_snapshot(a)
+            assert progress.is_paused
+        elif what == 6:
+            progress.sent_commit = min(a, progress.next - 1)
+        assert progress.match == matched
+        assert progress.match < progress.next
+        assert (progress.state is ProgressState.SNAPSHOT) == (progress.pending_snapshot > 0)
+
+
+# --- configurations ---------------------------------------------------------------------------------------------------
+def new_progress(learner: bool) -> Progress:
+    return Progress(0, 1, Inflights(4, 0), learner=learner, active=True)
+
+
+singles = st.builds(ConfChangeSingle, st.sampled_from(ConfChangeType), st.integers(0, 6))
+conf_changes = st.builds(ConfChange, st.lists(singles, max_size=4).map(tuple), st.sampled_from(ConfChangeTransition))
+
+
+def naive_targets(configuration: Configuration, change: ConfChange) -> tuple[set[int], set[int]]:
+    """(voters, learners) in the end, when every joint phase is left."""
+    in_the_end, students = set(configuration.incoming), {*configuration.learners, *configuration.learners_next}
+    for kind, node in change.changes:
+        if not node or kind is ConfChangeType.UPDATE_NODE:
+            continue
+        in_the_end.discard(node) if kind is not ConfChangeType.ADD_NODE else in_the_end.add(node)
+        students.add(node) if kind is ConfChangeType.ADD_LEARNER else students.discard(node)
+    return in_the_end, students
+
+
+@settings(deadline=None)
+@given(st.lists(conf_changes, max_size=15))
+def test_configurations(steps: list[ConfChange]) -> None:
+    members = Members(Configuration((1,)), {1: new_progress(False)})
+    for change in steps:
+        before = members
+        copy = (before.configuration, {node: one.learner for node, one in before.progress.items()})
+        goal = naive_targets(before.configuration, change)
+        try:
+            members = apply_change(before, change, new_progress)
+        except ChangeRefused:
+            joint = before.configuration.joint
+            wrong_phase = joint != change.leaves_joint
+            too_many = len(goal[0] ^ set(before.configuration.incoming)) > 1 and not change.enters_joint
+            assert wrong_phase or not goal[0] or too_many
+            members = before
+        assert copy == (before.configuration, {node: one.learner for node, one in before.progress.items()})
+        now = members.configuration
+        if members is not before:
+            assert (set(now.incoming), {*now.learners, *now.learners_next}) == goal
+            assert now.joint == change.enters_joint
+            assert set(now.outgoing) == (set(before.configuration.incoming) if now.joint else set())
+        assert set(members.progress) == {*now.voters, *now.learners, *now.learners_next}
+        assert list(members.progress) == sorted(members.progress)
+        assert {node for node, one in members.progress.items() if one.learner} == set(now.learners)
+        again = restore(now.conf_state(), new_progress)
+        assert again.configuration == now
+        assert list(again.progress) == list(members.progress)
+
+
+# --- log --------------------------------------------------------------------------------------------------------------
+def run_of(first: int, terms: list[int], size: int = 1) -> Entries:
+    return Entries(first, terms, [0] * len(terms), [bytes(size)] * len(terms))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=12), st.integers(0, 200))
+def test_entries_limit(sizes: list[int], bytes_max: int) -> None:
+    entries = Entries(5, [1] * len(sizes), [0] * len(sizes), [bytes(size) for size in sizes])
+    head = entries.limit(bytes_max)
+    fits = [n for n in range(1, len(sizes) + 1) if sum(sizes[:n]) + n * ENTRY_OVERHEAD_BYTES <= bytes_max]
+    assert len(head) == max(fits, default=1)
+    assert head == entries.slice(5, 5 + len(head))
+    assert head.concat(entries.slice(5 + len(head), entries.last + 1)) == entries
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_log_against_a_list(data: st.DataObject) -> None:
+    """Appends of leaders, writes that lag behind, compaction: the same answers as one plain list."""
+    stable = MemoryLog()
+    log = RaftLog(stable, NO_LIMIT)
+    twin: list[int] = []
+    gone = 0
+    term = 1
+    handed: list[Entries] = []
+    for _ in range(data.draw(st.integers(1, 25))):
+        what = data.draw(st.sampled_from(("append", "append", "take", "write", "commit", "compact")))
+        if what == "append":
+            at = data.draw(st.integers(log.committed, len(twin)))
+            if data.draw(st.booleans()):
+                terms = twin[at : at + data.draw(st.integers(0, 4))]  # repeated
+            else:
+                # What one leader appends it never takes back: other entries at a place have a higher term.
+                term += 1 if at < len(twin) else data.draw(st.integers(0, 1))
+                terms = [term] * data.draw(st.integers(0, 4))
+            agreed = log.maybe_append(twin[at - 1] if at else 0, at, run_of(at + 1, terms), 0)
+            assert agreed == at + len(terms)
+            if twin[at : at + len(terms)] != terms:
+                twin[at:] = terms
+        elif what == "take":
+            taken = log.next_unstable()
+            log.accept_unstable()
+            if taken:
+                handed.append(taken)
+        elif what == "write" and handed:
+            written = handed.pop(0)
+            stable.append(written)
+            log.stable_to(written.terms[-1], written.last)
+        elif what == "commit" and twin:
+            log.commit_to(data.draw(st.integers(0, len(twin))))
+        elif what == "compact" and min(log.committed, log.offset - 1) > gone:
+            gone = data.draw(st.integers(gone + 1, min(log.committed, log.offset - 1)))
+            stable.compact(gone)
+        assert log.last_index == len(twin)
+        assert log.first_index == gone + 1
+        for index in range(gone + 1, len(twin) + 1):
+            assert log.term(index) == twin[index - 1]
+        assert log.entries(gone + 1, NO_LIMIT).terms == twin[gone:]
+        with pytest.raises(Unavailable):
+            log.term(len(twin) + 1)
+        if gone:
+            with pytest.raises(Compacted):
+                log.slice(gone, len(twin) + 1, NO_LIMIT)
+
+
+def test_log_refuses_what_contradicts_a_committed_entry() -> None:
+    log = RaftLog(MemoryLog(), NO_LIMIT)
+    log.maybe_append(0, 0, run_of(1, [1, 1]), 2)
+    with pytest.raises(InvariantViolation):
+        log.maybe_append(1, 1, run_of(2, [2]), 0)
+    with pytest.raises(InvariantViolation):
+        log.commit_to(3)
+    with pytest.raises(InvariantViolation):
+        log.applied_to(3, 0)
+
+
+def test_log_reads_across_the_edge_within_the_limit() -> None:
+    stable = MemoryLog()
+    stable.append(run_of(1, [1, 1, 1]))
+    log = RaftLog(stable, NO_LIMIT)
+    log.append_own(2, [0, 0], [b"x", b"y"])
+    one = 1 + ENTRY_OVERHEAD_BYTES
+    for count in range(1, 6):
+        assert len(log.entries(1, count * one)) == count
+        assert len(log.entries(1, count * one + one - 1)) == count
+    assert log.entries(1, 0).terms == [1]
