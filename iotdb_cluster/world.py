@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import random
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from iotdb_cluster.limits import WORKER_THREADS
 __all__ = ["Clock", "File", "FileSystem", "Network", "RealFileSystem", "Server", "Workers", "World", "real_world"]
 
 T = TypeVar("T")
+BACKLOG = 1_024  # connections that wait to be accepted
 
 
 class Clock(Protocol):
@@ -209,10 +211,27 @@ class _RealServer:
         self._server.close()
 
 
+def _listener(host: str, port: int) -> socket.socket:
+    """A listening socket; "" is every address. Accepted connections inherit the probing of silent ends."""
+    if not host and socket.has_dualstack_ipv6():
+        listener = socket.create_server(("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
+    else:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setblocking(False)
+    return listener
+
+
 class _RealNetwork:
     async def listen(self, host: str, port: int, factory: Callable[[], asyncio.BaseProtocol]) -> Server:
         loop = asyncio.get_running_loop()
-        return _RealServer(await loop.create_server(factory, host or None, port, backlog=1024))
+        listener = _listener(host, port)
+        try:
+            return _RealServer(await loop.create_server(factory, sock=listener, backlog=BACKLOG))
+        except BaseException:
+            listener.close()
+            raise
 
     async def connect(
         self, host: str, port: int, factory: Callable[[], asyncio.BaseProtocol], timeout_ms: float

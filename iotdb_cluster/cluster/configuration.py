@@ -95,10 +95,10 @@ def _unescape(text: str) -> str:
     return "\\".join(piece.replace("\\", "") for piece in pieces)
 
 
-def load(files: list[PropertyFile], overrides: Mapping[str, str], directory: str) -> Loaded:
+def load(files: list[PropertyFile], overrides: Mapping[str, str], home: str) -> Loaded:
     """The settings that the files and the command line give; the command line wins.
 
-    `overrides` is by key name; `directory` is the parent of every relative path. Raises BadConfiguration.
+    `overrides` is by key name; `home` is the parent of `data/` and of every relative path. Raises BadConfiguration.
     """
     reader = _Reader()
     for file in files:
@@ -106,7 +106,7 @@ def load(files: list[PropertyFile], overrides: Mapping[str, str], directory: str
             _accept(reader, file, number, name, value)
     for name, value in overrides.items():
         reader.values[name] = _Value(value, "command line")
-    return Loaded(_settings(reader, directory), tuple(reader.notices))
+    return Loaded(_settings(reader, home), tuple(reader.notices))
 
 
 def _accept(reader: _Reader, file: PropertyFile, number: int, name: str, value: str) -> None:
@@ -125,18 +125,19 @@ def _accept(reader: _Reader, file: PropertyFile, number: int, name: str, value: 
             raise BadConfiguration(f"{where}: {name}={value} is refused: {key.about}")
     elif key.fate == "accepted":
         reader.notices.append(f"{where}: {name} has no effect here: {key.about}")
-    elif value or key.kind in ("ttl", "text"):
+    elif value or key.kind == "text":
         reader.values[name] = _Value(value, where)
 
 
-def _settings(reader: _Reader, directory: str) -> Settings:
+def _settings(reader: _Reader, home: str) -> Settings:
     take = reader.take
 
     def below(path: str) -> str:
-        return path if path.startswith("/") else f"{directory}/{path}"
+        return path if path.startswith("/") else f"{home}/{path}"
 
     host = str(take("host", "127.0.0.1"))
     address = NodeAddress(host, take("meta_port", 9003), take("data_port", 40010), take("client_port", 55560))
+    directory = f"{home}/data"
     own = Settings(address, (), directory)
     seeds = take("seeds", _seeds(next(key.default for key in KEYS["seed_nodes"])))
     special = {"address", "seeds", "directory", "client_listen_host", "inference"} | _PATHS
@@ -204,10 +205,6 @@ def _seeds(text: str) -> tuple[NodeAddress, ...]:
     return seeds
 
 
-def _ttl(text: str) -> int | None:
-    return _integer(0, (1 << 63) - 1, "a number of ms from 0, or nothing")(text) if text else None
-
-
 _POSITIVE = _integer(1, (1 << 63) - 1, "a number above 0")
 _KINDS: dict[str, Callable[[str], Any]] = {
     "text": str,
@@ -222,7 +219,6 @@ _KINDS: dict[str, Callable[[str], Any]] = {
     "precision": _choice("ms", "us", "ns"),
     "type": _type,
     "seeds": _seeds,
-    "ttl": _ttl,
     "listen": lambda text: "" if text in ("0.0.0.0", "::") else text,
     "directory": str,
     "directories": lambda text: tuple(item.strip() for item in text.split(",") if item.strip()),

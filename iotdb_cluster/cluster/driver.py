@@ -11,6 +11,7 @@ while its own disk works.
 from __future__ import annotations
 
 import asyncio
+import logging
 import struct
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -27,11 +28,14 @@ from iotdb_cluster.raft import (
     MessageType,
     ProposalDropped,
     Ready,
+    UnknownPeer,
     decode_conf_change,
 )
 from iotdb_cluster.world import World
 
 __all__ = ["Driver", "Outbox"]
+
+logger = logging.getLogger(__name__)
 
 READ_ROUND_TICKS_MAX = 3  # an unanswered confirmation is asked again: its messages may be lost
 _HEARTBEATS = frozenset({MessageType.HEARTBEAT, MessageType.HEARTBEAT_RESP})  # on connections of their own
@@ -97,8 +101,11 @@ class Driver:
     # --- what comes in ------------------------------------------------------------------------------------------------
 
     def step(self, group: Group, message: Message) -> None:
-        """A message from a peer."""
-        group.raw.step(message)
+        """A message from a peer; one that no member can have sent is dropped."""
+        try:
+            group.raw.step(message)
+        except (UnknownPeer, ProposalDropped) as error:
+            logger.debug("group %d drops a %s: %s", group.id, message.type.name, error)
         self.wake(group)
 
     def propose(self, group: Group, payloads: Sequence[bytes]) -> list[asyncio.Future[Outcome]]:
@@ -261,9 +268,9 @@ class Driver:
         entries = message.entries
         group.apply(entries)
         if any(kind != EntryKind.NORMAL for kind in entries.kinds):
-            for kind, data in zip(entries.kinds, entries.data, strict=True):
+            for index, (kind, data) in enumerate(zip(entries.kinds, entries.data, strict=True), entries.first):
                 if kind != EntryKind.NORMAL:
-                    configuration = group.raw.apply_conf_change(decode_conf_change(data))
+                    configuration = group.raw.apply_conf_change(decode_conf_change(data), index)
                     self._log.submit([Configuration(group.replica, configuration)], lambda: None)
                     group.machine.configured(configuration)
         self._respond(group, message.responses)

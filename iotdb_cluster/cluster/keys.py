@@ -144,7 +144,6 @@ _ENGINE: list[Key] = [
        common=True),
     _e("partition_interval", "604800", "partition_interval_ms", "seconds", "seconds of a time partition; fixed at the "
        "first start", common=True),
-    _e("default_ttl", "", "default_ttl_ms", "ttl", "ms; storage groups without a TTL of their own; empty: none"),
     _e("memtable_size_threshold", "67108864", "memtable_flush_bytes", "positive", "a unit's memtable is flushed at"),
     _e("memtable_memory_mb", "512", "memtable_bytes_max", "megabytes", "all memtables of the node; beyond it writes "
        "wait, then get 413"),
@@ -161,7 +160,6 @@ _ENGINE: list[Key] = [
     _e("floating_string_infer_type", "FLOAT", "infer_floating", "type", "type of a number with a point", common=True),
     _e("nan_string_infer_type", "DOUBLE", "infer_nan", "type", "type of NaN", common=True),
     _e("float_precision", "2", "float_precision", "count", "decimals at read of RLE and TS_2DIFF floating series"),
-    _e("admin_name", "root", "admin_name", "text", "the administrator; first start only", common=True),
     _e("admin_password", "root", "admin_password", "text", "the administrator's password; first start only"),
     _r(ENGINE_FILE, "rpc_advanced_compression_enable", "true", "Snappy inside frames is not spoken"),
     _r(ENGINE_FILE, "enable_influxdb_rpc_service", "true", "the Influx protocol is not spoken"),
@@ -176,6 +174,8 @@ _ENGINE: list[Key] = [
         "wal_buffer_size"),
     *_n(ENGINE_FILE, "the cluster's own key decides", "enable_auto_create_schema"),
     *_n(ENGINE_FILE, "late rows are kept", "enable_discard_out_of_order_data"),
+    *_n(ENGINE_FILE, "a TTL is set for each storage group: SET TTL TO", "default_ttl"),
+    *_n(ENGINE_FILE, "the administrator is root", "admin_name"),
     *_n(ENGINE_FILE, "a bad column never spoils a row", "enable_partial_insert"),
     *_n(ENGINE_FILE, "partitioning is always on", "enable_partition"),
     *_n(

@@ -120,7 +120,7 @@ class Node:
         settings, world = self._settings, self._world
         identity = open_identity(world.files, settings.wal_path, settings.data_paths, world.random)
         self._incarnation = identity.incarnation
-        self._peers = NodePeers(world, self._greeting(identity), self._addresses.get)
+        self._peers = NodePeers(world, self._greeting(identity), self._addresses.get, settings.connection_timeout_ms)
         self._calls = Calls(0, self._peers)
         self._calls.handlers["tale"] = self._tell_tale
         self._register_later()
@@ -493,7 +493,9 @@ class Node:
     async def _until_serving(self) -> None:
         """Open the client port when this node knows the cluster and its groups have leaders."""
         settings = self._settings
-        self._client = ClientService(self._world, self._handler, on_fault=self._fault)
+        self._client = ClientService(
+            self._world, self._handler, self._fault, settings.connections_max, settings.frame_bytes_max
+        )
         opened = False
         told_ms = self._world.clock.monotonic_ms()
         while True:

@@ -31,8 +31,14 @@ _PORTS = {
 class NodePeers:
     """Sends to nodes by their identifier; addresses come from meta, before that from the seed list."""
 
-    def __init__(self, world: World, identity: PeerIdentity, address_of: Callable[[int], NodeAddress | None]) -> None:
-        self._pool = PeerPool(world, identity)
+    def __init__(
+        self,
+        world: World,
+        identity: PeerIdentity,
+        address_of: Callable[[int], NodeAddress | None],
+        connect_timeout_ms: float,
+    ) -> None:
+        self._pool = PeerPool(world, identity, connect_timeout_ms)
         self._address_of = address_of
 
     def identify(self, identity: PeerIdentity) -> None:

@@ -88,7 +88,7 @@ class Queries:
         limit_ms = timeout_ms if timeout_ms > 0 else self._services.settings.query_timeout_ms
         now_ms = self._world.clock.wall_ms()
         entry = _Running(RunningQuery(now_ms, query_id, text))
-        context = QueryContext(zone=zone, version=self._version)
+        context = QueryContext(zone=zone, version=self._version, series_max=self._services.settings.query_series_max)
         operation = "LAST" if statement.operation == "LAST" else "QUERY"
         for attempt in range(REPLANS_MAX):
             reads = StatementReads(self._services, Deadline(self._world, limit_ms), now_ms)

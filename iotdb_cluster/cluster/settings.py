@@ -102,8 +102,6 @@ class Settings:
     log_bytes_max: int = limits.LOG_BYTES_MAX
     disk_free_min_bytes: int = 1 * limits.GIB
     slow_query_threshold_ms: int = 5_000
-    default_ttl_ms: int | None = None
-    admin_name: str = "root"
     admin_password: str = "root"
 
     @property

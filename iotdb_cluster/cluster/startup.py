@@ -98,7 +98,7 @@ async def agree_with_seeds(
     if me is None:
         raise Refused(
             f"this node is {settings.address.name}, which is not among the seed nodes {sorted(places)}: "
-            "write the address as it stands there, or start it as a new member (add-node.sh)"
+            "write the address as it stands there (adding a node to a running cluster is not built yet)"
         )
     if len(places) < settings.replication // 2 + 1:
         raise Refused(
@@ -157,7 +157,7 @@ def _compare(settings: Settings, incarnation: int, tale: Tale) -> None:
     if known is not None and known != incarnation:
         raise Refused(
             f"{tale.name} knows this node as a member that had data; its disks are empty now. "
-            "Give it back its data directories, or take it in again as a replacement (nodetool.sh replace)"
+            "Give it back its data directories: it must not start without them (to replace a node is not built yet)"
         )
 
 

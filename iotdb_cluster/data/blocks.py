@@ -20,6 +20,7 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -50,10 +51,31 @@ _LITTLE, _BITMAP = 1, 2
 _TIME_WIRE = np.dtype(">i8")
 _TIME_LITTLE = np.dtype("<i8")
 _LENGTH_WIRE = np.dtype(">u4")
-_WIRE = {kind: kind.wire_dtype for kind in DataType if kind is not DataType.TEXT}
-_LITTLES = {kind: np.dtype(dtype.str.replace(">", "<")) for kind, dtype in _WIRE.items()}
+_WIRE: dict[DataType, np.dtype[Any]] = {kind: kind.wire_dtype for kind in DataType if kind is not DataType.TEXT}
+_LITTLES: dict[DataType, np.dtype[Any]] = {kind: np.dtype(dtype.str.replace(">", "<")) for kind, dtype in _WIRE.items()}
+
+
+class _Form:
+    """A shape and what decoding needs of it, worked out once."""
+
+    __slots__ = ("codes", "columns", "has_boolean", "has_text", "pick", "row_bytes", "shape")
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        self.has_text = shape.has_text
+        self.has_boolean = DataType.BOOLEAN in shape.types
+        self.columns = [(kind, _WIRE.get(kind), _LITTLES.get(kind), kind.width) for kind in shape.types]
+        self.row_bytes = 0 if self.has_text else shape.row_dtype.itemsize
+        places, at = [], 8
+        for kind in shape.types:
+            places.append(at)
+            at += 1 + kind.width
+        self.pick = itemgetter(*places, 0)  # the type bytes of a packed row, and one byte more: always a tuple
+        self.codes = tuple(map(int, shape.types))
+
+
 _text_of_shape: dict[Shape, bytes] = {}
-_shape_of_text: dict[bytes, Shape] = {}
+_form_of_text: dict[bytes, _Form] = {}
 
 
 def _shape_text(shape: Shape) -> bytes:
@@ -70,8 +92,8 @@ def _shape_text(shape: Shape) -> bytes:
     return text
 
 
-def _read_shape(text: bytes) -> Shape:
-    known = _shape_of_text.get(text)
+def _read_shape(text: bytes) -> _Form:
+    known = _form_of_text.get(text)
     if known is not None:
         return known
     try:
@@ -90,11 +112,11 @@ def _read_shape(text: bytes) -> Shape:
         raise CorruptData(f"the columns of an insert take {at} bytes of {len(text)}")
     if len(set(names)) != columns or not columns:
         raise CorruptData("the columns of an insert are none, or one stands there twice")
-    shape = shape_of(tuple(names), types)
-    if len(_shape_of_text) >= SHAPES_MAX:
-        _shape_of_text.clear()
-    _shape_of_text[text] = shape
-    return shape
+    form = _Form(shape_of(tuple(names), types))
+    if len(_form_of_text) >= SHAPES_MAX:
+        _form_of_text.clear()
+    _form_of_text[text] = form
+    return form
 
 
 # --- to bytes ---------------------------------------------------------------------------------------------------------
@@ -194,64 +216,68 @@ def decode_blocks(payload: bytes, at: int, strict: bool) -> list[Block]:
     try:
         shape_count, block_count = _COUNTS.unpack_from(payload, at)
         at += _COUNTS.size
-        shapes: list[Shape] = []
+        forms: list[_Form] = []
         for _ in range(shape_count):
             (length,) = _SHAPE.unpack_from(payload, at)
             at += 4
             if at + length > len(payload):
                 raise CorruptData("an insert is cut within the names of its columns")
-            shapes.append(_read_shape(payload[at : at + length]))
+            forms.append(_read_shape(payload[at : at + length]))
             at += length
         blocks: list[Block] = []
+        view, end = memoryview(payload), len(payload)
         for _ in range(block_count):
             flags, device_length, number, rows = _BLOCK.unpack_from(payload, at)
             at += _BLOCK.size
             device = payload[at : at + device_length].decode()
             at += device_length
-            shape = shapes[number]
+            form = forms[number]
             if flags > 3 or not rows:
                 raise CorruptData(f"an insert has a block of {rows} rows with flags {flags}")
             if flags & _PACKED:
-                if shape.has_text:
+                if form.has_text:
                     raise CorruptData("an insert has packed rows with a text")
-                size = shape.row_dtype.itemsize * rows
-                if at + size > len(payload):
+                size = form.row_bytes * rows
+                if at + size > end:
                     raise CorruptData(f"an insert is cut within {rows} packed rows")
-                blocks.append(Rows(device, shape, memoryview(payload)[at : at + size]))
+                block = Rows(device, form.shape, view[at : at + size])
+                if strict:
+                    _look_at_rows(form, block)
+                blocks.append(block)
                 at += size
             else:
-                tablet, at = _decode_tablet(payload, at, device, shape, rows, flags)
+                tablet, at = _decode_tablet(payload, at, device, form, rows, flags)
+                if strict:
+                    _look_at_cells(tablet)
                 blocks.append(tablet)
     except (struct.error, IndexError, UnicodeDecodeError) as error:
         raise CorruptData(f"an insert cannot be read: {error}") from None
     if at != len(payload):
         raise CorruptData(f"an insert has {len(payload) - at} bytes behind its end")
-    if strict:
-        for block in blocks:
-            _look_at_cells(block)
     return blocks
 
 
-def _decode_tablet(payload: bytes, at: int, device: str, shape: Shape, rows: int, form: int) -> tuple[Tablet, int]:
-    count = len(shape.types)
+def _decode_tablet(
+    payload: bytes, at: int, device: str, form: _Form, rows: int, block_flags: int
+) -> tuple[Tablet, int]:
+    count = len(form.columns)
     flags = payload[at : at + count]
     at += count
     end = len(payload)
     if at + 8 * rows > end or max(flags) > 3:
         raise CorruptData(f"an insert is cut within {rows} times, or has unknown flags")
-    times = np.frombuffer(payload, _TIME_LITTLE if form & _TIMES_LITTLE else _TIME_WIRE, rows, at)
+    times = np.frombuffer(payload, _TIME_LITTLE if block_flags & _TIMES_LITTLE else _TIME_WIRE, rows, at)
     at += 8 * rows
     columns: list[Column] = []
-    for kind, flag in zip(shape.types, flags, strict=True):
-        if kind is DataType.TEXT:
+    for (kind, wire, little, width), flag in zip(form.columns, flags, strict=True):
+        if wire is None:
             text, at = _decode_text(payload, at, rows)
             column = Column(kind, text)
         else:
-            dtype = _LITTLES[kind] if flag & _LITTLE else _WIRE[kind]
-            size = dtype.itemsize * rows
+            size = width * rows
             if at + size > end:
                 raise CorruptData(f"an insert is cut within {rows} values of type {kind.name}")
-            column = Column(kind, np.frombuffer(payload, dtype, rows, at))
+            column = Column(kind, np.frombuffer(payload, little if flag & _LITTLE else wire, rows, at))
             at += size
         if flag & _BITMAP:
             size = (rows + 7) // 8
@@ -262,7 +288,7 @@ def _decode_tablet(payload: bytes, at: int, device: str, shape: Shape, rows: int
             column.valid = valid
             at += size
         columns.append(column)
-    return Tablet(device, shape, times, columns), at
+    return Tablet(device, form.shape, times, columns), at
 
 
 def _decode_text(payload: bytes, at: int, rows: int) -> tuple[TextColumn, int]:
@@ -277,17 +303,18 @@ def _decode_text(payload: bytes, at: int, rows: int) -> tuple[TextColumn, int]:
     return TextColumn(offsets, memoryview(payload)[at : at + size]), at + size
 
 
-def _look_at_cells(block: Block) -> None:
-    """CorruptData where a boolean is neither 0 nor 1, or a text no UTF-8."""
-    if isinstance(block, Rows):
-        dtype = block.shape.row_dtype
-        table = np.frombuffer(block.packed, np.uint8).reshape(-1, dtype.itemsize)
-        places = [field[1] - 1 for field in list((dtype.fields or {}).values())[1:]]
-        if (table[:, places] != np.frombuffer(bytes(block.shape.types), np.uint8)).any():
+def _look_at_rows(form: _Form, block: Rows) -> None:
+    """CorruptData where a packed row's type bytes are not those of its columns, or a boolean is neither 0 nor 1."""
+    view, width, pick, codes = memoryview(block.packed), form.row_bytes, form.pick, form.codes
+    for at in range(0, len(view), width):
+        if pick(view[at : at + width])[:-1] != codes:
             raise CorruptData(f"a packed row of {block.device} names other types than its columns have")
-        if DataType.BOOLEAN not in block.shape.types:
-            return
-        block = block.to_tablet()
+    if form.has_boolean:
+        _look_at_cells(block.to_tablet())
+
+
+def _look_at_cells(block: Tablet) -> None:
+    """CorruptData where a boolean is neither 0 nor 1, or a text no UTF-8."""
     for name, column in zip(block.shape.measurements, block.columns, strict=True):
         cells = column.values
         if isinstance(cells, TextColumn):

@@ -7,7 +7,7 @@ on a worker.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +50,7 @@ from iotdb_cluster.errors import CallerError, CorruptData, StaleSchema, Status, 
 from iotdb_cluster.limits import ENTRY_BYTES_MAX, INT64_MIN
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.requests import NO_REQUEST, Admission, refusal
-from iotdb_cluster.schema import SchemaTree, split_path
+from iotdb_cluster.schema import PathPattern, SchemaTree, Series, split_path
 from iotdb_cluster.storage import Store, StoreOptions, UnitId, UnitReader
 from iotdb_cluster.world import FileSystem
 
@@ -272,7 +272,7 @@ class DataGroup:
         for first, last, epoch in body.slots:
             for slot in range(first, last + 1):
                 known = self._state.slots.get(slot)
-                if known is None or (epoch > known.epoch and body.meta_index > known.meta_index):
+                if known is None or (epoch > known.epoch and body.meta_index >= known.meta_index):
                     self._state.slots[slot] = SlotState(epoch, body.meta_index)
                     taken += 1
         return {"slots": taken}
@@ -423,6 +423,34 @@ class DataGroup:
         if known is not None:
             self._state.check_same_slot(slot, known.slot)
         return known
+
+    def resolve(
+        self, storage_group: int, slot: int, slot_epoch: int, devices: Mapping[str, Sequence[str]]
+    ) -> tuple[int, dict[str, list[Series | None]]]:
+        """(schema epoch, for each device the series of these measurements or aliases, None where there is none).
+
+        What a coordinator may remember and write under that epoch; a write names `Series.measurement`, never an alias.
+        Raises as `schema`, and Retiring where one of the series is being deleted: under the new epoch nobody may learn
+        the old one's type.
+        """
+        known = self.schema(storage_group, slot, slot_epoch)
+        if known is None:
+            return 0, {device: [None] * len(names) for device, names in devices.items()}
+        found = {device: known.tree.resolve(device, names) for device, names in devices.items()}
+        if known.retiring:
+            for series in (one for several in found.values() for one in several if one is not None):
+                known.check_not_retiring(split_path(series.path))
+        return known.epoch, found
+
+    def match(
+        self, storage_group: int, slot: int, slot_epoch: int, pattern: PathPattern, limit: int | None = None
+    ) -> tuple[int, list[Series]]:
+        """(schema epoch, the series that match, by path): for reads, so series that are being deleted stand there too.
+
+        Raises as `schema`.
+        """
+        known = self.schema(storage_group, slot, slot_epoch)
+        return (0, []) if known is None else (known.epoch, known.tree.match(pattern, limit=limit))
 
     def partitions(self, storage_group: int, slot: int, slot_epoch: int) -> list[int]:
         """The listed time partitions, ascending; raises as `schema`."""

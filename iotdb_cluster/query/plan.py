@@ -8,7 +8,7 @@ from datetime import UTC, tzinfo
 from typing import Any, TypeVar
 
 from iotdb_cluster.columns import Column, DataType, RowBatch, concat_columns
-from iotdb_cluster.limits import SCAN_BATCH_ROWS
+from iotdb_cluster.limits import QUERY_SERIES_MAX, SCAN_BATCH_ROWS
 from iotdb_cluster.query.operators import Memory, Operator, select_rows
 from iotdb_cluster.query.requests import Request, Steps
 
@@ -27,6 +27,7 @@ class QueryContext:
     zone: tzinfo = UTC
     version: str = "0.12.5"
     batch_rows: int = SCAN_BATCH_ROWS
+    series_max: int = QUERY_SERIES_MAX
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from iotdb_cluster.columns import DataType
-from iotdb_cluster.limits import QUERY_SERIES_MAX
 from iotdb_cluster.query.aggregation import AggregateRows, Output
 from iotdb_cluster.query.errors import refuse, refuse_statement
 from iotdb_cluster.query.fill import FillRow, FillWindows, check_fills
@@ -160,7 +159,7 @@ class _Known:
         self._series = dict(zip(patterns, answers, strict=True))
 
     @classmethod
-    def ask(cls, select: Select) -> Steps[_Known]:
+    def ask(cls, select: Select, series_max: int) -> Steps[_Known]:
         paths = [path for item in select.items for path in _item_paths(item)] + where_paths(select.where)
         patterns = list(dict.fromkeys(pattern for path in paths for pattern in _patterns(path, select.from_)))
         if not patterns:
@@ -168,7 +167,7 @@ class _Known:
         limit = None
         if not where_paths(select.where) and not select.levels and not select.last:
             # More than these are refused, or cut off by SLIMIT; a condition must see all that it names.
-            wanted = QUERY_SERIES_MAX if select.slimit is None else min(select.slimit, QUERY_SERIES_MAX)
+            wanted = series_max if select.slimit is None else min(select.slimit, series_max)
             limit = select.soffset + wanted + 1
         answers = yield MatchSeries(tuple(patterns), limit)
         return cls(patterns, answers)
@@ -224,10 +223,10 @@ def slice_columns(select: Select, columns: Sequence[T]) -> list[T]:
     return list(columns[select.soffset : end])
 
 
-def _check_width(series: Sequence[SeriesInfo]) -> None:
-    if len(set(series)) > QUERY_SERIES_MAX:
+def _check_width(series: Sequence[SeriesInfo], series_max: int) -> None:
+    if len(set(series)) > series_max:
         raise refuse(
-            f"Too many paths in one query! Currently allowed max deduplicated path number is {QUERY_SERIES_MAX}. "
+            f"Too many paths in one query! Currently allowed max deduplicated path number is {series_max}. "
             "Please use slimit or adjust max_deduplicated_path_num in iotdb-engine.properties."
         )
 
@@ -294,7 +293,7 @@ def prepare_select(select: Select, context: QueryContext) -> Steps[Plan]:
     check_select(select)
     if select.fill and select.group_by is None:
         fill_time(select.where)
-    known = yield from _Known.ask(select)
+    known = yield from _Known.ask(select, context.series_max)
     if select.last:
         return _last_plan(select, known)
     if select.has_udtf:
@@ -311,7 +310,7 @@ def _raw_plan(select: Select, context: QueryContext, known: _Known) -> Plan:
     header = header_of(kinds, select.operation, mapped=True, non_align=select.disable_align)
     if not columns:
         return in_memory(header, None)
-    _check_width([column.series for column in columns])
+    _check_width([column.series for column in columns], context.series_max)
     physical = [column.series for column in _distinct(columns).values()]
     series = list(dict.fromkeys(physical))
     if select.fill:
@@ -332,7 +331,7 @@ def _aggregation_plan(select: Select, context: QueryContext, known: _Known) -> P
         named = [
             (column.name, _output(column.function or "", (column.series,))) for column in slice_columns(select, columns)
         ]
-    _check_width([one for _, output in named for one in output.series])
+    _check_width([one for _, output in named for one in output.series], context.series_max)
     header = header_of(
         [(name, output.type) for name, output in named],
         select.operation,
@@ -423,7 +422,7 @@ def _udtf_plan(select: Select, context: QueryContext, known: _Known) -> Plan:
     )
     if not columns:
         return in_memory(header, None)
-    _check_width([one for _, one, _ in columns])
+    _check_width([one for _, one, _ in columns], context.series_max)
     node = known.condition(select)
     physical: dict[str, tuple[SeriesInfo, Call | None]] = {}
     for name, one, call in columns:

@@ -85,7 +85,15 @@ class PeerClient:
     `PEER_BACKOFF_MS_MAX`; meanwhile calls fail at once, so that their callers can try another node.
     """
 
-    def __init__(self, world: World, host: str, port: int, identity: PeerIdentity) -> None:
+    def __init__(
+        self,
+        world: World,
+        host: str,
+        port: int,
+        identity: PeerIdentity,
+        connect_timeout_ms: float = CONNECT_TIMEOUT_MS,
+    ) -> None:
+        self._connect_timeout_ms = connect_timeout_ms
         self.host = host
         self.port = port
         self.name = f"{host}:{port} ({identity.purpose})"
@@ -183,7 +191,7 @@ class PeerClient:
 
     async def _connect(self) -> _Outgoing:
         stream = _Outgoing(self.name, self._budget, self._ended)
-        await self._world.network.connect(self.host, self.port, lambda: stream, CONNECT_TIMEOUT_MS)
+        await self._world.network.connect(self.host, self.port, lambda: stream, self._connect_timeout_ms)
         greeting = stream.start(lambda seqid: (hello_message(self._identity, seqid),))
         try:
             async with asyncio.timeout(PEER_SILENCE_MS_MAX / 1000):
@@ -261,7 +269,8 @@ def _seen(ping: asyncio.Future[memoryview]) -> None:
 class PeerPool:
     """The connections of a node to its peers: one for each (host, port, purpose)."""
 
-    def __init__(self, world: World, identity: PeerIdentity) -> None:
+    def __init__(self, world: World, identity: PeerIdentity, connect_timeout_ms: float = CONNECT_TIMEOUT_MS) -> None:
+        self._connect_timeout_ms = connect_timeout_ms
         node()  # its file is read now, not at the first connection
         self._world = world
         self._identity = identity
@@ -279,7 +288,7 @@ class PeerPool:
         found = self._peers.get(key)
         if found is None:
             identity = replace(self._identity, purpose=purpose)
-            found = self._peers[key] = PeerClient(self._world, host, port, identity)
+            found = self._peers[key] = PeerClient(self._world, host, port, identity, self._connect_timeout_ms)
         return found
 
     async def forget(self, host: str, port: int) -> None:

@@ -171,7 +171,9 @@ class ClientService:
         handler: ClientHandler,
         on_fault: Callable[[Exception], None],
         connections_max: int = CONNECTIONS_MAX,
+        frame_bytes_max: int = FRAME_BYTES_MAX,
     ) -> None:
+        self.frame_bytes_max = frame_bytes_max
         self.world = world
         self.handler = handler
         self.budget = ReceiveBudget()
@@ -284,7 +286,7 @@ class ClientService:
                 return exception_reply(wire, message, INTERNAL_ERROR, text)
             answer = method.failed(status(Status.INTERNAL_SERVER_ERROR, text))
         if message.name == "openSession" and connection.logins:
-            connection.frame_bytes_max = FRAME_BYTES_MAX
+            connection.frame_bytes_max = self.frame_bytes_max
         return reply(wire, message, answer)
 
     async def _insert(self, connection: _Connection, wire: Wire, message: Message, frame: Buffer) -> bytes:

@@ -7,12 +7,10 @@ import json
 import struct
 from typing import Any
 
-from thriftpy2.protocol.cybin import TCyBinaryProtocol
-from thriftpy2.thrift import TMessageType
-from thriftpy2.transport.memory import TCyMemoryBuffer
-
 from iotdb_cluster.errors import CallerError, OutcomeUnknown, Status
+from iotdb_cluster.rpc.checker import decode, encode
 from iotdb_cluster.rpc.idl import client
+from iotdb_cluster.rpc.wire import BINARY, MessageKind
 from iotdb_cluster.world import World
 
 __all__ = ["SimulatedClient", "ask_admin"]
@@ -104,22 +102,14 @@ class SimulatedClient:
 
     async def _exchange(self, stream: _Stream, method: str, request: Any) -> Any:
         service = client().TSIService
-        buffer = TCyMemoryBuffer()
-        protocol = TCyBinaryProtocol(buffer)
         arguments = getattr(service, f"{method}_args")(request)
-        protocol.write_message_begin(method, TMessageType.CALL, 1)
-        protocol.write_struct(arguments)
-        protocol.write_message_end()
-        payload = buffer.getvalue()
+        payload = BINARY.head(MessageKind.CALL, method, 1) + encode(BINARY, arguments)
         stream.received.clear()
         stream.transport.write(struct.pack(">I", len(payload)) + payload)
         await stream.until(lambda got: len(got) >= 4 and len(got) >= 4 + struct.unpack_from(">I", got)[0])
-        reply = TCyBinaryProtocol(TCyMemoryBuffer(bytes(stream.received[4:])))
-        reply.read_message_begin()
-        result = getattr(service, f"{method}_result")()
-        reply.read_struct(result)
-        reply.read_message_end()
-        return result.success
+        frame = bytes(stream.received)
+        message = BINARY.message(frame, 4)
+        return decode(BINARY, getattr(service, f"{method}_result"), frame, message.body).success
 
     async def insert(self, device: str, measurement: str, time: int, value: float) -> None:
         """Insert one DOUBLE; raises what the server answered, OutcomeUnknown where it did not."""

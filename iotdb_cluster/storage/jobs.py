@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from iotdb_cluster.columns import DataType
 from iotdb_cluster.errors import SystemFault
 from iotdb_cluster.limits import INT64_MAX, INT64_MIN, PAGE_ROWS
 from iotdb_cluster.storage.chunk_reader import Cache, ChunkFile
 from iotdb_cluster.storage.chunk_writer import ChunkWriter
 from iotdb_cluster.storage.durable import disk_faults, make_directory
 from iotdb_cluster.storage.filenames import chunk_name
+from iotdb_cluster.storage.grouping import SeriesKey, shared_groups
 from iotdb_cluster.storage.manifest import Manifest, ManifestState
-from iotdb_cluster.storage.memtable import Memtable, SeriesKey
+from iotdb_cluster.storage.memtable import Memtable
 from iotdb_cluster.storage.merge import in_batches
 from iotdb_cluster.storage.reader import UnitReader
 from iotdb_cluster.storage.tables import live_rows
@@ -23,8 +23,6 @@ from iotdb_cluster.storage.unit import Sealed, Unit, in_force
 from iotdb_cluster.world import FileSystem
 
 __all__ = ["CompactionJob", "FlushJob", "Surroundings"]
-
-SPARSE_FACTOR = 3  # groups of a device are joined as one table unless it has more than so many times their cells
 
 
 class Surroundings(Protocol):
@@ -238,29 +236,12 @@ class CompactionJob(_FileJob):
 
     def _groups(self, device: str) -> Iterator[list[SeriesKey]]:
         """The series of a device in groups that are to share a time column."""
-        found: list[tuple[dict[tuple[str, DataType], int], int, int]] = []
+        found: list[tuple[Collection[SeriesKey], int, int]] = []
         for file in self._inputs:
             for number in file.devices().get(device, ()):
                 group = file.group(number)
                 found.append((group.places, group.rows, int(group.columns["count"].sum())))
-        while found:
-            names = dict(found[0][0])
-            mine: list[tuple[int, int]] = []
-            grown = True
-            while grown:
-                grown = False
-                for entry in list(found):
-                    if not names.keys().isdisjoint(entry[0]):
-                        found.remove(entry)
-                        names.update(entry[0])
-                        mine.append(entry[1:])
-                        grown = True
-            rows, cells = sum(row for row, _ in mine), sum(cell for _, cell in mine)
-            if rows * len(names) <= SPARSE_FACTOR * cells:
-                yield list(names)
-            else:
-                for key in names:
-                    yield [key]
+        return shared_groups(found)
 
     def finish(self) -> None:
         """Put the new file in the place of the old ones: on the loop, after `run` returned or raised; exactly once."""

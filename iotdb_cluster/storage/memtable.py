@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -30,18 +30,17 @@ from iotdb_cluster.columns import (
 )
 from iotdb_cluster.errors import check
 from iotdb_cluster.limits import INT64_MAX, INT64_MIN
+from iotdb_cluster.storage.grouping import SeriesKey, shared_groups
 from iotdb_cluster.storage.tables import Table, collapse, concat_optional, is_ascending
 from iotdb_cluster.storage.tombstones import Tombstone
 from iotdb_cluster.storage.types import Position
 
-__all__ = ["Memtable", "SeriesKey"]
-
-SeriesKey = tuple[str, DataType]  # (measurement, type)
+__all__ = ["Memtable"]
 
 TABLET_OVERHEAD_BYTES = 400  # Python objects of a tablet and its columns, roughly
 DEVICE_OVERHEAD_BYTES = 600
+SERIES_OVERHEAD_BYTES = 250
 JOIN_FACTOR = 2  # a run is merged with the one before it unless that has more than so many times its rows
-SPARSE_FACTOR = 3  # shapes of a device are flushed as one table unless it has more than so many times their cells
 
 
 class _Run:
@@ -93,10 +92,11 @@ def _joined(parts: Sequence[Tablet]) -> tuple[Int64Array, list[Column]]:
 class _ShapeTable:
     """The rows of one device that have the same measurements."""
 
-    __slots__ = ("oldest", "packed", "packed_sequences", "runs", "sequences", "shape", "tablets")
+    __slots__ = ("oldest", "packed", "packed_sequences", "places", "runs", "sequences", "shape", "tablets")
 
     def __init__(self, shape: Shape, sequence: int) -> None:
         self.shape = shape
+        self.places = {key: place for place, key in enumerate(zip(shape.measurements, shape.types, strict=True))}
         self.oldest = sequence
         self.tablets: list[Tablet] = []
         self.sequences: list[int] = []
@@ -141,14 +141,47 @@ class _ShapeTable:
                 )
         return list(self.runs)
 
-    def has_cells(self, gate: threading.Lock, place: int) -> bool:
-        """Whether column `place` holds any cell; tombstones apart."""
+    def has_cells(self, gate: threading.Lock, place: int, limit: int) -> bool:
+        """Whether column `place` got any cell up to sequence number `limit`; the caller holds the sorting lock."""
         with gate:
-            if self.packed:
+            if self.packed and self.packed_sequences[0] <= limit:
                 return True
-            columns = [tablet.columns[place] for tablet in self.tablets]
-        columns += [run.columns[place] for run in self.runs]
-        return any(column.valid is None or bool(column.valid.any()) for column in columns)
+            tablets, sequences = list(self.tablets), list(self.sequences)
+        for tablet, sequence in zip(tablets, sequences, strict=True):
+            if sequence <= limit and _any_cell(tablet.columns[place]):
+                return True
+        for run in self.runs:
+            column = run.columns[place]
+            if _any_cell(column if run.newest <= limit else column[run.sequences <= limit]):
+                return True
+        return False
+
+    def size(self, gate: threading.Lock) -> int:
+        """How many rows."""
+        with gate:
+            waiting = sum(map(len, self.tablets)) + len(self.packed_sequences)
+        return waiting + sum(len(run.times) for run in self.runs)
+
+
+def _any_cell(column: Column) -> bool:
+    return len(column) > 0 if column.valid is None else bool(column.valid.any())
+
+
+class _Device:
+    """What was written of one device: its shapes, and in which of them each series is."""
+
+    __slots__ = ("shapes", "tables")
+
+    def __init__(self) -> None:
+        self.shapes: dict[Shape, _ShapeTable] = {}
+        self.tables: dict[SeriesKey, list[_ShapeTable]] = {}
+
+    def add(self, shape: Shape, sequence: int) -> _ShapeTable:
+        """A new shape; the caller holds the gate."""
+        table = self.shapes[shape] = _ShapeTable(shape, sequence)
+        for key in table.places:
+            self.tables.setdefault(key, []).append(table)
+        return table
 
 
 def _merge_arguments(tablets: Sequence[Tablet], sequences: Int64Array) -> tuple[Int64Array, Int64Array, list[Column]]:
@@ -165,7 +198,7 @@ class Memtable:
         self.bytes = 0
         self.pins = 0  # readers; Store alone changes it
         self.tombstones: list[Tombstone] = []
-        self._devices: dict[str, dict[Shape, _ShapeTable]] = {}
+        self._devices: dict[str, _Device] = {}
         self._gate = threading.Lock()
         self._sorting = threading.Lock()
 
@@ -195,16 +228,14 @@ class Memtable:
         return self.bytes - before
 
     def _attach(self, block: Block, sequence: int) -> None:
-        shapes = self._devices.get(block.device)
-        if shapes is None:
-            shapes = self._devices[block.device] = {}
+        device = self._devices.get(block.device)
+        if device is None:
+            device = self._devices[block.device] = _Device()
             self.bytes += DEVICE_OVERHEAD_BYTES
-        table = shapes.get(block.shape)
+        table = device.shapes.get(block.shape)
         if table is None:
-            # the dict is replaced, not changed: readers walk it without the gate
-            table = _ShapeTable(block.shape, sequence)
-            self._devices[block.device] = {**shapes, block.shape: table}
-            self.bytes += DEVICE_OVERHEAD_BYTES
+            table = device.add(block.shape, sequence)
+            self.bytes += DEVICE_OVERHEAD_BYTES + SERIES_OVERHEAD_BYTES * len(block.shape)
         if isinstance(block, Rows):
             table.packed += block.packed
             count = len(block)
@@ -228,20 +259,31 @@ class Memtable:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def devices(self) -> list[str]:
-        return sorted(list(self._devices))  # noqa: C414  the loop may add one meanwhile: copy in one step
+        with self._gate:
+            return sorted(self._devices)
 
     def series(self, device: str, limit: int) -> list[SeriesKey]:
         """What was written of a device up to sequence number `limit`, with at least one cell; tombstones apart."""
-        found: dict[SeriesKey, None] = {}
-        for shape, table in self._devices.get(device, {}).items():
-            if table.oldest > limit:
-                continue
-            for place, key in enumerate(zip(shape.measurements, shape.types, strict=True)):
-                if key not in found:
-                    with self._sorting:
-                        if table.has_cells(self._gate, place):
-                            found[key] = None
-        return sorted(found)
+        with self._gate:
+            found = self._devices.get(device)
+            series = [(key, list(tables)) for key, tables in found.tables.items()] if found is not None else []
+        with self._sorting:
+            return sorted(
+                key
+                for key, tables in series
+                if any(
+                    table.oldest <= limit and table.has_cells(self._gate, table.places[key], limit) for table in tables
+                )
+            )
+
+    def _tables(self, device: str, wanted: Sequence[SeriesKey], limit: int) -> list[_ShapeTable]:
+        """Those that hold any of the series, each once."""
+        with self._gate:
+            found = self._devices.get(device)
+            if found is None:
+                return []
+            tables = dict.fromkeys(table for key in wanted for table in found.tables.get(key, ()))
+        return [table for table in tables if table.oldest <= limit]
 
     def table(
         self,
@@ -258,16 +300,11 @@ class Memtable:
         """
         parts: list[tuple[Int64Array, Int64Array, list[Column | None]]] = []
         distinct = True
-        for shape, shape_table in self._devices.get(device, {}).items():
-            if shape_table.oldest > limit:
-                continue
-            places = {key: place for place, key in enumerate(zip(shape.measurements, shape.types, strict=True))}
-            if not any(key in places for key in wanted):
-                continue
+        for table in self._tables(device, wanted, limit):
             with self._sorting:
-                runs = shape_table.sort(self._gate)
+                runs = table.sort(self._gate)
             for run in runs:
-                part = _part_of(run, [places.get(key) for key in wanted], limit, low, high)
+                part = _part_of(run, [table.places.get(key) for key in wanted], limit, low, high)
                 if len(part[0]):
                     parts.append(part)
                     distinct = distinct and run.distinct
@@ -289,32 +326,11 @@ class Memtable:
 
     def flush_groups(self, device: str) -> Iterator[list[SeriesKey]]:
         """The series of a device in groups that are to share a time column in a file."""
-        waiting = [list(zip(shape.measurements, shape.types, strict=True)) for shape in self._devices[device]]
-        rows = {}
-        for keys, table in zip(waiting, self._devices[device].values(), strict=True):
-            rows[tuple(keys)] = (
-                sum(map(len, table.tablets)) + len(table.packed_sequences) + sum(len(run.times) for run in table.runs)
-            )
-        while waiting:
-            group = [waiting.pop()]
-            names = set(group[0])
-            grown = True
-            while grown:
-                grown = False
-                for keys in list(waiting):
-                    if not names.isdisjoint(keys):
-                        waiting.remove(keys)
-                        group.append(keys)
-                        names.update(keys)
-                        grown = True
-            union = list(dict.fromkeys(key for keys in group for key in keys))
-            total_rows = sum(rows[tuple(keys)] for keys in group)
-            cells = sum(rows[tuple(keys)] * len(keys) for keys in group)
-            if total_rows * len(union) <= SPARSE_FACTOR * cells:
-                yield union
-            else:
-                for key in union:
-                    yield [key]
+        parts: list[tuple[Collection[SeriesKey], int, int]] = []
+        for table in self._devices[device].shapes.values():
+            rows = table.size(self._gate)
+            parts.append((table.places, rows, rows * len(table.places)))
+        return shared_groups(parts)
 
 
 def _part_of(

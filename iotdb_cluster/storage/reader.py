@@ -13,7 +13,8 @@ from iotdb_cluster.columns import DataType, Int64Array, RowBatch, TextColumn, Va
 from iotdb_cluster.errors import CorruptData, check
 from iotdb_cluster.limits import INT64_MAX, INT64_MIN, SCAN_BATCH_ROWS
 from iotdb_cluster.storage.chunk_reader import ChunkFile, source_of
-from iotdb_cluster.storage.memtable import Memtable, SeriesKey
+from iotdb_cluster.storage.grouping import SeriesKey
+from iotdb_cluster.storage.memtable import Memtable
 from iotdb_cluster.storage.merge import MemorySource, Source, in_batches, merged
 from iotdb_cluster.storage.segments import to_bits
 from iotdb_cluster.storage.tables import Table, finished, live_rows

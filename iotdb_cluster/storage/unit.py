@@ -75,13 +75,13 @@ class Unit:
 
     def forget_tombstones(self) -> None:
         """Drop those that hide nothing any more."""
-        bounds = [settled_at(file.info) for file in self.files]
-        bounds += [memtable.low for memtable in self.memtables() if memtable.low is not None]
-        oldest = min(bounds, default=None)
-        if oldest is None:
-            self.tombstones = []
-        else:
-            self.tombstones = [stone for stone in self.tombstones if stone.position >= oldest]
+        for_files = {id(stone) for stone in in_force(self.tombstones, (file.info for file in self.files))}
+        oldest = min((memtable.low for memtable in self.memtables() if memtable.low is not None), default=None)
+        self.tombstones = [
+            stone
+            for stone in self.tombstones
+            if id(stone) in for_files or (oldest is not None and stone.position >= oldest)
+        ]
 
     def next_number(self) -> int:
         """A file number never used before in this directory."""

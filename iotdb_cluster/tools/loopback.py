@@ -15,14 +15,17 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
 from iotdb_cluster.cluster.keys import CLUSTER_FILE
 from iotdb_cluster.tools.admin_client import AdminUnreachable, ask
 from iotdb_cluster.tools.exits import BAD_ARGUMENTS, DATA_UNUSABLE, DONE, UNREACHABLE
+from iotdb_cluster.tools.homes import running_node
 
 __all__ = ["Loopback", "main"]
 
@@ -30,7 +33,9 @@ ROOT = Path(__file__).parents[2]
 FREE_BYTES_MIN = 512 * 1024 * 1024  # of the disk, a node: two log segments, the reserve, and something to write
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 30
+INTERRUPTED, TERMINATED = 130, 143
 NODES_MAX = 64
+OFFSETS = (-8_000, 9_800)  # with them every port of every node is one, and those of different kinds stay apart
 
 
 class CannotStart(Exception):
@@ -80,28 +85,31 @@ class Member:
     @property
     def pid(self) -> int | None:
         """The process that runs this node, or None."""
-        try:
-            pid = int((self.directory / "node.pid").read_text())
-            command = Path(f"/proc/{pid}/cmdline").read_bytes() if Path("/proc").exists() else b"iotdb_cluster"
-            os.kill(pid, 0)
-        except (OSError, ValueError):
-            return None
-        return pid if b"iotdb_cluster" in command else None
+        return running_node(self.directory)
 
 
 class Loopback:
-    """The cluster in one directory."""
+    """The cluster in one directory; `keys` are written into the property files of nodes that have none yet.
 
-    def __init__(self, directory: Path) -> None:
+    Raises CannotStart where `cluster.json` is not what was written there.
+    """
+
+    def __init__(self, directory: Path, keys: Mapping[str, Any] | None = None) -> None:
         self.directory = directory.resolve()
         self.memory = self.directory / "cluster.json"
+        self.keys = dict(keys or {})
         self.nodes = 0
         self.replication = 0
         self.offset = 0
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._said_before: dict[int, int] = {}  # bytes of the console log before the launch
         if self.memory.exists():
-            known = json.loads(self.memory.read_text())
-            self.nodes, self.replication = known["nodes"], known["replication"]
-            self.offset = known["port_offset"]
+            try:
+                known = json.loads(self.memory.read_text())
+                self.nodes, self.replication = int(known["nodes"]), int(known["replication"])
+                self.offset = int(known["port_offset"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise CannotStart(f"{self.memory} cannot be read: {error!r}", DATA_UNUSABLE) from None
 
     @property
     def members(self) -> list[Member]:
@@ -110,12 +118,16 @@ class Loopback:
     def settle(self, nodes: int | None, replication: int | None, offset: int | None) -> None:
         """Take the numbers given for a new cluster; refuse those that differ from the data's."""
         if not self.nodes:
-            self.nodes, self.offset = nodes or 3, offset or 0
-            self.replication = replication or min(3, self.nodes)
+            self.nodes, self.offset = 3 if nodes is None else nodes, offset or 0
+            self.replication = min(3, self.nodes) if replication is None else replication
             if not 1 <= self.nodes <= NODES_MAX:
                 raise CannotStart(f"{self.nodes} nodes: a number from 1 to {NODES_MAX} is wanted")
             if self.replication < 1:
                 raise CannotStart(f"a replication number of {self.replication}: at least 1 is wanted")
+            if not OFFSETS[0] <= self.offset <= OFFSETS[1]:
+                raise CannotStart(
+                    f"a port offset of {self.offset}: a number from {OFFSETS[0]} to {OFFSETS[1]} is wanted"
+                )
             return
         for what, given, known in (
             ("nodes", nodes, self.nodes),
@@ -137,9 +149,9 @@ class Loopback:
         try:
             self._remember()
             for member in missing:
-                self._launch(member)
                 started.append(member)
-            self._wait_until_serving()
+                self.launch(member)
+            self.wait_until_serving()
         except BaseException:
             self.stop(started, quietly=True)
             raise
@@ -147,20 +159,36 @@ class Loopback:
 
     def stop(self, members: list[Member], quietly: bool = False) -> int:
         """End these nodes; how many ran."""
-        pids = {member.number: member.pid for member in members}
+        pids = {member.number: self.pid(member) for member in members}
         running = {number: pid for number, pid in pids.items() if pid is not None}
         for number, pid in running.items():
             if not quietly:
                 click.echo(f"stopping node {number} (pid {pid})")
-            os.kill(pid, signal.SIGTERM)
+            self._signal(number, pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP_TIMEOUT_S
         for number, pid in running.items():
-            while _alive(pid) and time.monotonic() < deadline:
-                time.sleep(0.05)
-            if _alive(pid):
+            while self._runs(number, pid) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            if self._runs(number, pid):
                 click.echo(f"node {number} does not end within {STOP_TIMEOUT_S} s: killing it", err=True)
-                os.kill(pid, signal.SIGKILL)
+                self._signal(number, pid, signal.SIGKILL)
+                while self._runs(number, pid):
+                    time.sleep(0.02)
         return len(running)
+
+    def pid(self, member: Member) -> int | None:
+        """The process that runs a node, also one that was launched just now and has no pid file yet; or None."""
+        child = self._children.get(member.number)
+        return child.pid if child is not None and child.poll() is None else member.pid
+
+    def _runs(self, number: int, pid: int) -> bool:
+        child = self._children.get(number)
+        return child.poll() is None if child is not None and child.pid == pid else _alive(pid)
+
+    def _signal(self, number: int, pid: int, what: signal.Signals) -> None:
+        if self._runs(number, pid):
+            with contextlib.suppress(ProcessLookupError):  # it ended in between: what was wanted
+                os.kill(pid, what)
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
@@ -194,7 +222,8 @@ class Loopback:
                 if _taken(port):
                     click.echo(f"warning: port {port} is taken: node {member.number} runs without {what}", err=True)
 
-    def _launch(self, member: Member) -> None:
+    def launch(self, member: Member) -> None:
+        """Start the process of one node and return at once."""
         conf = member.directory / "conf"
         conf.mkdir(parents=True, exist_ok=True)
         (member.directory / "logs").mkdir(exist_ok=True)
@@ -208,13 +237,15 @@ class Loopback:
             "web_port": member.web_port,
             "seed_nodes": seeds,
             "default_replica_num": self.replication,
+            **self.keys,
         }
         file = conf / CLUSTER_FILE
         if not file.exists():
             file.write_text("# Written by start-cluster.sh; keys: docs/configuration.md\n"
                             + "".join(f"{key}={value}\n" for key, value in lines.items()))  # fmt: skip
         with (member.directory / "logs" / "console.log").open("ab") as console:
-            subprocess.Popen(
+            self._said_before[member.number] = console.tell()
+            self._children[member.number] = subprocess.Popen(
                 [sys.executable, "-m", "iotdb_cluster.tools.node", "-c", str(conf), "-home", str(member.directory)],
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": str(ROOT), "MALLOC_ARENA_MAX": "2"},
@@ -224,29 +255,33 @@ class Loopback:
                 start_new_session=True,
             )
 
-    def _wait_until_serving(self) -> None:
+    def wait_until_serving(self) -> None:
+        """Raises CannotStart where a node ends, or does not serve in time."""
         deadline = time.monotonic() + START_TIMEOUT_S
         waiting = {member.number: member for member in self.members}
-        began = time.monotonic()
         while waiting:
             for number, member in list(waiting.items()):
-                state = _state(member)
-                if state == "serving":
+                if self._serves(member):
                     del waiting[number]
-                elif state == "gone" and time.monotonic() - began > 3:
+                elif self.pid(member) is None:
                     raise CannotStart(f"node {number} ended: {_last_line(member)}", UNREACHABLE)
             if waiting and time.monotonic() > deadline:
                 who = ", ".join(f"node {number}: {_last_line(member)}" for number, member in waiting.items())
                 raise CannotStart(f"not serving after {START_TIMEOUT_S} s: {who}", UNREACHABLE)
             time.sleep(0.05)
 
-
-def _state(member: Member) -> str:
-    try:
-        answer = ask("127.0.0.1", member.nodetool_port, {"command": "health"}, timeout_s=2)
-    except AdminUnreachable:
-        return "starting" if member.pid is not None else "gone"
-    return "serving" if answer.get("serving") and answer.get("client_port") == member.client_port else "starting"
+    def _serves(self, member: Member) -> bool:
+        try:
+            answer = ask("127.0.0.1", member.nodetool_port, {"command": "health"}, timeout_s=2)
+        except AdminUnreachable:
+            answer = {}
+        if answer.get("client_port") == member.client_port:
+            return bool(answer.get("serving"))
+        if member.number in self._children:  # another has the nodetool port: the node's own word
+            with (member.directory / "logs" / "console.log").open("rb") as console:
+                console.seek(self._said_before[member.number])
+                return f"serves clients on port {member.client_port}".encode() in console.read()
+        return member.pid is not None and _taken(member.client_port)
 
 
 def _last_line(member: Member) -> str:
@@ -291,13 +326,9 @@ def main() -> None:
 def start(nodes: int | None, replication: int | None, data: Path, port_offset: int | None) -> None:
     """Start those of NODES (default 3) loopback nodes that do not run; return when all serve."""
     cluster = Loopback(data)
-    try:
-        cluster.settle(nodes, replication, port_offset)
-        began = time.monotonic()
-        started = cluster.start()
-    except CannotStart as error:
-        click.echo(f"start-cluster: {error}", err=True)
-        sys.exit(error.code)
+    cluster.settle(nodes, replication, port_offset)
+    began = time.monotonic()
+    started = cluster.start()
     ports = ", ".join(str(member.client_port) for member in cluster.members)
     if started:
         click.echo(f"{len(started)} of {cluster.nodes} nodes started in {time.monotonic() - began:.1f} s")
@@ -321,8 +352,27 @@ def stop(data: Path) -> None:
     cluster = Loopback(data)
     count = cluster.stop(cluster.members)
     click.echo(f"{count} nodes stopped" if count else "nothing runs there")
-    sys.exit(DONE)
+
+
+def run(words: Sequence[str] | None = None) -> int:
+    """The exit code; a wrong word on the command line is one of 1, as the documents promise."""
+    command = list(sys.argv[1:] if words is None else words)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # so that what was started is ended first
+    try:
+        main.main(args=command, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return BAD_ARGUMENTS
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except CannotStart as error:
+        click.echo(f"{command[0]}-cluster: {error}", err=True)
+        return error.code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted: what was started is ended", err=True)
+        return INTERRUPTED
+    return DONE
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run())

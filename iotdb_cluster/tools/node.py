@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import logging.handlers
@@ -20,6 +19,7 @@ from iotdb_cluster.cluster.node import Node
 from iotdb_cluster.cluster.startup import Refused
 from iotdb_cluster.errors import CorruptData, SystemFault
 from iotdb_cluster.tools.exits import BAD_ARGUMENTS, DATA_UNUSABLE, DONE, REFUSED, UNREACHABLE
+from iotdb_cluster.tools.homes import PID_FILE, home_of, running_node, take_pid_file
 from iotdb_cluster.world import real_world
 
 __all__ = ["Arguments", "main", "parse_arguments", "read_settings"]
@@ -49,9 +49,14 @@ class Arguments:
     """The command line: where the property files are, and what it overrides."""
 
     conf: Path | None = None
-    home: Path = field(default_factory=lambda: Path(__file__).parents[2])
+    given_home: Path | None = None
     overrides: dict[str, str] = field(default_factory=dict)
     print_gc: bool = False
+
+    @property
+    def home(self) -> Path:
+        """Where `logs/`, `node.pid` and, unless the files say otherwise, `data/` are."""
+        return self.given_home or home_of(self.conf)
 
 
 def parse_arguments(words: Sequence[str]) -> Arguments:
@@ -73,7 +78,7 @@ def parse_arguments(words: Sequence[str]) -> Arguments:
             if word == "-c":
                 found.conf = Path(value)
             elif word == "-home":
-                found.home = Path(value)
+                found.given_home = Path(value)
             else:
                 found.overrides[word[1:]] = value
         elif not word.startswith("-") and found.conf is None:
@@ -91,7 +96,7 @@ def read_settings(arguments: Arguments) -> Loaded:
     ]
     if arguments.conf is not None and not files:
         raise BadConfiguration(f"{conf} holds neither {FILES[0]} nor {FILES[1]}")
-    return load(files, arguments.overrides, str(arguments.home.resolve() / "data"))
+    return load(files, arguments.overrides, str(arguments.home.resolve()))
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -103,19 +108,25 @@ def main(words: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return BAD_ARGUMENTS
     home = arguments.home
-    _start_logging(home / "logs")
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        pid_file = take_pid_file(home)
+        _start_logging(home / "logs")
+    except BlockingIOError:
+        print(f"{home} is used by the node that runs with pid {running_node(home)}", file=sys.stderr)
+        return DATA_UNUSABLE
+    except OSError as error:
+        print(f"the node does not start: {error}", file=sys.stderr)
+        return DATA_UNUSABLE
     for notice in loaded.notices:
         logger.warning(notice)
     if arguments.print_gc:
         logger.info("printgc has no effect: there is no JVM whose collections could be logged")
     _prepare_process()
-    pid_file = home / "node.pid"
-    pid_file.write_text(f"{os.getpid()}\n")
-    try:
-        return _run(loaded)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            pid_file.unlink()
+    with pid_file:
+        code = _run(loaded)
+        (home / PID_FILE).unlink(missing_ok=True)
+    return code
 
 
 def _run(loaded: Loaded) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ import click
 from iotdb_cluster.cluster.configuration import BadConfiguration
 from iotdb_cluster.tools.admin_client import AdminUnreachable, ask
 from iotdb_cluster.tools.exits import BAD_ARGUMENTS, DONE, UNREACHABLE
+from iotdb_cluster.tools.homes import home_of, running_node
 
 __all__ = ["main", "stop"]
 
@@ -37,7 +39,8 @@ def stop(conf: Path | None, port: int | None, seconds: float) -> int:
     if pid is None:
         click.echo("No IoTDB server to stop")
         return BAD_ARGUMENTS
-    os.kill(pid, signal.SIGTERM)
+    with contextlib.suppress(ProcessLookupError):  # it ended in between: what was wanted
+        os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + seconds
     while _alive(pid):
         if time.monotonic() > deadline:
@@ -49,12 +52,7 @@ def stop(conf: Path | None, port: int | None, seconds: float) -> int:
 
 
 def _pid_by_file(conf: Path | None) -> int | None:
-    home = conf.resolve().parent if conf is not None else Path(__file__).parents[2]
-    try:
-        pid = int((home / "node.pid").read_text())
-    except (OSError, ValueError):
-        return None
-    return pid if _alive(pid) else None
+    return running_node(home_of(conf))
 
 
 def _pid_by_port(port: int) -> int | None:

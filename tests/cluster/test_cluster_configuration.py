@@ -23,7 +23,8 @@ def test_defaults_are_those_of_the_documents() -> None:
     assert (settings.consistency, settings.replication) == ("strong", 3)
     assert (settings.heartbeat_interval_ms, settings.election_timeout_ms) == (100, 500)
     assert [seed.meta_port for seed in settings.seeds] == [9003, 9005, 9007]
-    assert settings.wal_path == "/base/wal"
+    assert settings.wal_path == "/base/data/wal"
+    assert of("", "wal_dir=data/wal\ndata_dirs=data/a,/b").settings.wal_path == "/base/data/wal"
 
 
 def test_command_line_wins_over_the_file() -> None:

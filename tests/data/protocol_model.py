@@ -127,9 +127,8 @@ class Replica:
 class Schedule:
     """The world of one seed: a pool of things that can happen next, of which a random one does."""
 
-    def __init__(self, seed: int, early_new_ids: bool = False, unlisted: bool = False) -> None:
+    def __init__(self, seed: int, unlisted: bool = False) -> None:
         self.random = random.Random(seed)
-        self.early_new_ids = early_new_ids
         self.unlisted = unlisted
         self.now = 0
         self.pool: list[Callable[[], None]] = []
@@ -141,7 +140,10 @@ class Schedule:
         self.running = 0
         self.chaos = True
         for slot in SLOTS.values():
-            self.own(slot)
+            if slot == SCHEMA_SLOT or self.chance(0.5):
+                self.own(slot)
+            else:
+                self.later(lambda slot=slot: self.own(slot))  # type: ignore[misc]
         self.progress = DeleteProgress()
         self.values = 0
 
@@ -152,6 +154,10 @@ class Schedule:
 
     def later(self, event: Callable[[], None]) -> None:
         self.pool.append(event)
+
+    def after(self, rounds: int, event: Callable[[], None]) -> None:
+        """As `later`, `rounds` times over."""
+        self.later(event if rounds <= 0 else lambda: self.after(rounds - 1, event))
 
     def step(self) -> None:
         self.now += 1
@@ -195,18 +201,9 @@ class Schedule:
                 if not self.chance(0.1):
                     self.later(lambda: told(result))
 
-        late = 0
-
-        def again() -> None:
-            nonlocal late
-            late -= 1
-            self.later(again if late > 0 else deliver)
-
         def deliver() -> None:
-            nonlocal late
             if self.chance(0.25):
-                late = self.random.randrange(30)
-                self.later(again)
+                self.after(self.random.randrange(30), deliver)
             try:
                 replica.group.validate(payload)
             except CallerError as error:
@@ -294,7 +291,10 @@ class Schedule:
             progress.postponed(action)
 
         slot = action.header.slot
-        self.send(slot, encode(action.header._replace(slot_epoch=self.epochs[slot]), action.body), told)
+        payload = encode(action.header._replace(slot_epoch=self.epochs[slot]), action.body)
+        self.send(slot, payload, told)
+        if self.chance(0.5):  # a driver that went has sent it too, and it comes late
+            self.after(self.random.randrange(20, 50), lambda: self.send(slot, payload, told))
         self.later(time_out)
 
     # --- the whole ----------------------------------------------------------------------------------------------------
@@ -426,7 +426,8 @@ class Coordinator:
         try:
             for _ in range(8):
                 yield from self.resolve()
-                yield from self.open(time // INTERVAL)
+                if not world.chance(0.4):  # else it believes that the unit is open
+                    yield from self.open(time // INTERVAL)
                 if all(name in self.types for name in wanted):
                     taken = yield from self.write(operation, wanted, time)
                     if taken:
@@ -454,9 +455,6 @@ class Coordinator:
                     return False
                 except NotReady:
                     self.opened.discard(partition)
-                    if self.world.early_new_ids:
-                        operation.refused = True
-                        return False
                     yield from self.open(partition)
                 else:
                     operation.end = self.world.now
@@ -614,7 +612,7 @@ PARTS: dict[str, Callable[[], Any]] = {
     "retiring": lambda: mock.patch.object(StorageGroupState, "check_not_retiring", _no_floor),
     "units-first": lambda: mock.patch.object(DeleteProgress, "missing", _retire_at_once),
 }
-SWITCHES = {"same-id": {"early_new_ids": True}, "listing": {"unlisted": True}}
+SWITCHES = {"listing": {"unlisted": True}}
 
 
 @contextmanager

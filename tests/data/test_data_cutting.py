@@ -55,7 +55,7 @@ def play(pieces: list[Piece], into: Cells) -> int:
 
 
 @given(st.lists(blocks(), max_size=5), st.integers(1, 40))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_partitions_are_exact_and_point_back(call: list[Block], interval: int) -> None:
     found = split_by_partition(call, interval)
     expected: Cells = {}
@@ -76,7 +76,7 @@ def test_partitions_are_exact_and_point_back(call: list[Block], interval: int) -
 
 
 @given(st.lists(blocks(), max_size=6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_last_cell_wins_and_is_alone(call: list[Block]) -> None:
     pieces = [Piece(block, at) for at, block in enumerate(call)]
     expected: Cells = {}
@@ -94,7 +94,7 @@ def test_last_cell_wins_and_is_alone(call: list[Block]) -> None:
 
 
 @given(st.lists(blocks(), min_size=1, max_size=6), st.integers(260, 900))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_entries_are_small_and_in_any_order_the_same(call: list[Block], bytes_max: int) -> None:
     expected: Cells = {}
     play([Piece(block, 0) for block in call], expected)

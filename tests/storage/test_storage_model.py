@@ -71,7 +71,7 @@ def make_entry(tools: Any, log: Log, op: str, rng: random.Random) -> tuple[int, 
     return log.add("delete", (pattern, low, high), rng)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps, st.integers(0, 1 << 32))
 def test_store_equals_dict(tools: Any, script: list[tuple[str, int]], seed: int) -> None:
     disk = SimulatedDisk(random.Random(seed))

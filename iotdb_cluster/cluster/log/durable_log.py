@@ -15,7 +15,7 @@ from crc32c import crc32c
 
 from iotdb_cluster.cluster.log.atomic import make_durable_directories, replace_file
 from iotdb_cluster.cluster.log.batch import BATCH_HEAD_BYTES, Placed, batch_bytes, encode_batch, padded
-from iotdb_cluster.cluster.log.record import Append, Record, Remove, State, content_bytes, term_starts
+from iotdb_cluster.cluster.log.record import Append, Compact, Install, Record, Remove, State, content_bytes, term_starts
 from iotdb_cluster.cluster.log.recovery import ACCEPTED, Scan, encode_accepted, load_accepted, replay, scan
 from iotdb_cluster.cluster.log.replica_log import EntryCache, ReplicaLog
 from iotdb_cluster.cluster.log.segment import (
@@ -108,6 +108,7 @@ class DurableLog:
         self._on_fault = on_fault
         self._cache = EntryCache(options.cache_bytes_max)
         self._replicas: dict[int, ReplicaLog] = {}
+        self._tails: dict[int, int] = {}  # last index of each replica as far as submitted
         self._queue: deque[_Submission] = deque()
         self._segments: dict[int, Segment] = {}
         self._in_use: deque[Segment] = deque()  # oldest first; the last one is written to
@@ -169,14 +170,19 @@ class DurableLog:
                 files.remove(posixpath.join(directory, name))
         accepted = load_accepted(files, directory)
         numbers = segment_numbers(files, directory)
+        lost: list[int] = []
         for number in range(1, (numbers[-1] if numbers else 0) + 1):
             segment = self._open_segment(number, number in numbers)
             if segment is not None:
                 self._segments[number] = segment
+            else:
+                lost.append(number)
         ids = {segment.log_id for segment in self._segments.values()}
         if len(ids) > 1:
             raise CorruptData(f"{directory}: the segments belong to {len(ids)} different logs: {sorted(ids)}")
         self._log_id = ids.pop() if ids else random.getrandbits(64)
+        for number in lost:
+            self._segments[number] = self._create_segment(number)
         found = scan(list(self._segments.values()), accepted, self._options.accept_loss)
         if found.lost != accepted:
             for first, last in found.lost[len(accepted) :]:
@@ -295,8 +301,27 @@ class DurableLog:
         contents = sum(map(content_bytes, ordered))
         room = self._options.segment_bytes - FIRST_BATCH
         check(batch_bytes(len(ordered), contents) <= room, "a submission of %d bytes, a segment has %d", contents, room)
+        for record in ordered:
+            self._follow(record)
         self._queue.append(_Submission(ordered, contents, done))
         self._wake_up()
+
+    def _follow(self, record: Record) -> None:
+        """What would leave a gap is refused here: once written, the log could not be read any more."""
+        replica = record.replica
+        if isinstance(record, Append):
+            entries = record.entries
+            last = self._tails[replica] if replica in self._tails else self.view(replica).last_index()
+            check(0 < entries.first <= last + 1, "replica %d appends from %d behind %d", replica, entries.first, last)
+            check(len(entries) > 0, "replica %d appends no entries", replica)
+            self._tails[replica] = entries.last
+        elif isinstance(record, Install):
+            self._tails[replica] = record.index
+        elif isinstance(record, Compact):
+            if replica in self._tails:
+                self._tails[replica] = max(self._tails[replica], record.index)
+        elif isinstance(record, Remove):
+            self._tails[replica] = 0
 
     def _wake_up(self) -> None:
         if self._wake is not None and not self._wake.done():

@@ -135,9 +135,10 @@ def scan_segment(segment: Segment) -> list[Found]:
     blocks = len(data) // LOG_BLOCK_BYTES
     words = np.frombuffer(data, ">u4", count=blocks * (LOG_BLOCK_BYTES // 4))[:: LOG_BLOCK_BYTES // 4]
     result: list[Found] = []
+    covered = FIRST_BATCH  # what a whole batch holds inside is payload, whatever it looks like
     for block in np.flatnonzero(words == MAGIC).tolist():
         offset = block * LOG_BLOCK_BYTES
-        if offset < FIRST_BATCH:
+        if offset < covered:
             continue
         try:
             head = read_head(data, offset)
@@ -147,7 +148,10 @@ def scan_segment(segment: Segment) -> list[Found]:
             records = None if placed is None else [_understood(data, segment, offset, place) for place in placed]
         except CorruptData as exception:
             raise CorruptData(f"{segment.path} offset {offset}: {exception}") from exception
-        result.append(Found(head, segment, offset, records))
+        batch = Found(head, segment, offset, records)
+        result.append(batch)
+        if records is not None:
+            covered = batch.end
     return result
 
 

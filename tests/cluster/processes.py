@@ -1,0 +1,144 @@
+"""A cluster of real processes for tests: started on ports and data of its own, ended by process id.
+
+with Processes(tmp_path) as cluster:
+    cluster.ports, cluster.kill(2), cluster.launch(2), cluster.wait()
+"""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from iotdb_cluster.tools.loopback import Loopback, Member
+
+ROOT = Path(__file__).parents[2]
+OFFSETS = range(500, 9_000, 20)  # 20 apart: more ports of a kind than any test has nodes
+KEYS = {"max_raft_log_persist_data_size_per_file": 8_388_608, "disk_free_min_bytes": 1_048_576}
+BASES = (9003, 18080, 31999, 40010, 55560)  # meta, web, nodetool, data, clients
+PORTS_OF_A_KIND = 12
+
+
+def free_offset() -> int:
+    """A distance from the default ports at which every port of a small cluster is free at the moment.
+
+    Workers of one test run begin at places of their own, so that two that ask at once do not meet.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    offsets = list(OFFSETS)
+    random.Random(f"{os.getpid()} {time.monotonic_ns()} {worker}").shuffle(offsets)
+    for offset in offsets[worker % 8 :: 8]:
+        if all(_is_free(base + offset + i) for base in BASES for i in range(PORTS_OF_A_KIND)):
+            return offset
+    raise RuntimeError(f"no distance of {OFFSETS} has all its ports free")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+class Processes:
+    """The nodes of one directory; nodes are named by their number, from 1."""
+
+    def __init__(self, directory: Path, nodes: int = 3, replication: int | None = None, **keys: Any) -> None:
+        self.directory = directory
+        self.loopback = Loopback(directory, {**KEYS, **keys})
+        self.loopback.settle(nodes, replication, free_offset())
+        self.started_s = 0.0
+
+    def __enter__(self) -> "Processes":
+        began = time.monotonic()
+        self.loopback.start()
+        self.started_s = time.monotonic() - began
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def members(self) -> list[Member]:
+        return self.loopback.members
+
+    @property
+    def ports(self) -> list[int]:
+        """Where clients connect, by node."""
+        return [member.client_port for member in self.members]
+
+    def member(self, number: int) -> Member:
+        return self.members[number - 1]
+
+    def pid(self, number: int) -> int | None:
+        return self.loopback.pid(self.member(number))
+
+    def kill(self, number: int) -> None:
+        """kill -9, and wait until it is gone; nothing where the node does not run."""
+        pid = self.pid(number)
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+            while self.pid(number) is not None:
+                time.sleep(0.005)
+
+    def launch(self, *numbers: int) -> None:
+        """Start processes and return at once."""
+        for number in numbers:
+            self.loopback.launch(self.member(number))
+
+    def wait(self) -> None:
+        """Until every node serves."""
+        self.loopback.wait_until_serving()
+
+    def stop(self) -> None:
+        """End what runs, cleanly."""
+        self.loopback.stop(self.members, quietly=True)
+
+    def nodetool(self, *words: str, node: int = 1) -> subprocess.CompletedProcess[str]:
+        port = str(self.member(node).nodetool_port)
+        return run_tool("nodetool", "-p", port, *words)
+
+    def log(self, number: int) -> str:
+        """All that the node has said."""
+        try:
+            return (self.member(number).directory / "logs" / "console.log").read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def complaints(self) -> list[str]:
+        """Lines of the nodes' logs that no test should see: errors and tracebacks."""
+        words = (" ERROR ", " CRITICAL ", "Traceback ", "never awaited", "never retrieved")
+        return [
+            f"node {member.number}: {line}"
+            for member in self.members
+            for line in self.log(member.number).splitlines()
+            if any(word in line for word in words)
+        ]
+
+    def tails(self, lines: int = 25) -> str:
+        """The end of each node's log, for the report of a failure."""
+        parts = []
+        for member in self.members:
+            parts.append(f"--- node {member.number} (pid {self.pid(member.number)})")
+            parts += self.log(member.number).splitlines()[-lines:]
+        return "\n".join(parts)
+
+
+def run_tool(name: str, *words: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    """A command of `iotdb_cluster.tools`, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", f"iotdb_cluster.tools.{name}", *words],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )

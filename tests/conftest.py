@@ -1,0 +1,80 @@
+"""Fixtures that several rooms' tests share: clusters of real processes, and modules of the tests by their path."""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+
+def load(path: str) -> ModuleType:
+    """A module of the tests by its path below `tests/`, made once.
+
+    By path, because a package `tests` of the environment (the stock client brings one) would hide this directory.
+    """
+    name = "iotdb_tests_" + path.removesuffix(".py").replace("/", "_")
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, TESTS / path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def processes() -> ModuleType:
+    """`tests/cluster/processes.py`."""
+    return load("cluster/processes.py")
+
+
+@pytest.fixture(scope="session")
+def replay() -> ModuleType:
+    """`tests/conformance/replay.py`."""
+    return load("conformance/replay.py")
+
+
+@pytest.fixture(scope="module")
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A running cluster for the module; `indirect` parameters are those of `Processes` (default: 3 nodes)."""
+    made = load("cluster/processes.py").Processes(
+        tmp_path_factory.mktemp("cluster"), **getattr(request, "param", {"nodes": 3})
+    )
+    with made:
+        yield made
+
+
+@pytest.fixture
+def new_cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Makes clusters for one test, not started yet: a function with the parameters of `Processes`."""
+    made: list[Any] = []
+
+    def make(**parameters: Any) -> Any:
+        one = load("cluster/processes.py").Processes(tmp_path / f"cluster{len(made)}", **parameters)
+        made.append(one)
+        return one
+
+    request.node.stash[MADE] = made
+    yield make
+    for one in made:
+        one.stop()
+
+
+MADE = pytest.StashKey[list[Any]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With a failure show the end of the nodes' logs."""
+    report = yield
+    if report.failed:
+        clusters = list(item.stash.get(MADE, []))
+        clusters += [value for name, value in getattr(item, "funcargs", {}).items() if name == "cluster"]
+        for one in clusters:
+            report.sections.append(("nodes' logs", one.tails()))
+    return report
