@@ -30,6 +30,8 @@ class DataMachine:
                 for kind, data in zip(entries.kinds, entries.data, strict=True)
             ]
         results = self.data.apply_many(entries.first, entries.terms, payloads)
+        if self._retired:
+            self.answer_retired()
         self._changed()
         return [Outcome(result.value, result.error) for result in results]
 
@@ -49,21 +51,26 @@ class DataMachine:
     # --- deletes ------------------------------------------------------------------------------------------------------
 
     async def retired(self, storage_group: int, number: int) -> None:
-        """Wait until a delete is retired."""
-        if not self._open(storage_group, number):
+        """Wait until this replica has applied that a delete is retired; one that it has not heard of yet is not."""
+        if self._is_retired(storage_group, number):
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._retired.setdefault((storage_group, number), []).append(waiter)
-        await waiter
+        waiting = self._retired.setdefault((storage_group, number), [])
+        waiting.append(waiter)
+        try:
+            await waiter
+        finally:
+            waiting.remove(waiter)
+            if not waiting and self._retired.get((storage_group, number)) is waiting:
+                del self._retired[storage_group, number]
 
     def answer_retired(self) -> None:
         """Wake those whose delete is retired."""
-        for key in [key for key in self._retired if not self._open(*key)]:
+        for key in [key for key in self._retired if self._is_retired(*key)]:
             for waiter in self._retired.pop(key):
                 if not waiter.done():
                     waiter.set_result(None)
 
-    def _open(self, storage_group: int, number: int) -> bool:
-        if storage_group not in self.data.storage_groups():
-            return False
-        return any(intent.number == number for intent in self.data.intents(storage_group))
+    def _is_retired(self, storage_group: int, number: int) -> bool:
+        """Also where the storage group was dropped: nothing of it is left."""
+        return self.data.is_dropped(storage_group) or self.data.is_retired(storage_group, number)

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 ROUND_MS = 200
 LOW_WATER_MS = 1_000
+COMPACTION_MS = 2_000  # between two looks for files to merge
 BUDGET_SHARE = 0.4  # of the memtable budget: beyond it the largest group is flushed
 KEPT_ENTRIES = 100  # entries that stay behind a checkpoint, so that a member that lags a little needs no more
 PINNED_PAUSE_MS = 5_000  # between two checkpoints that are made for the log's sake
@@ -87,6 +88,22 @@ class Housekeeping:
         while True:
             await asyncio.sleep(ROUND_MS / 1000)
             await self._round()
+
+    async def compact_forever(self) -> None:
+        """Merge chunk files, one job of the node at a time, and remove those that nobody reads any more."""
+        while True:
+            busy = False
+            for machine in list(self._machines.values()):
+                job = machine.data.store.pick()
+                if job is None:
+                    continue
+                busy = True
+                try:
+                    await self._world.workers.run(job.run)
+                finally:
+                    job.finish()
+                await self._world.workers.run(machine.data.store.collect)
+            await asyncio.sleep((ROUND_MS if busy else COMPACTION_MS) / 1000)
 
     async def _round(self) -> None:
         self._cursors.expire()
@@ -165,7 +182,7 @@ class Housekeeping:
             await self._world.workers.run(job.run)
             job.finish()
         await self._world.workers.run(machine.data.publisher(checkpoint))
-        machine.data.store.collect()
+        await self._world.workers.run(machine.data.store.collect)
 
     # --- the log ------------------------------------------------------------------------------------------------------
 

@@ -89,6 +89,21 @@ class Node:
         self._client: ClientService | None = None
         self.serving = False
 
+    def figures(self) -> dict[str, float]:
+        """What is worth scraping, by name; from any thread."""
+        if not self.serving:
+            return {"up": 0.0}
+        return {
+            "up": 1.0,
+            "memtable_bytes": float(self._housekeeping.memory_bytes()),
+            "log_pinned_bytes": float(self._log.bytes_pinned()),
+            "open_cursors": float(self._points.open_cursors),
+            "requests_open": float(self._requests.open),
+            "groups": float(len(self._driver.groups)),
+            "groups_led": float(sum(group.leads for group in list(self._driver.groups.values()))),
+            "storage_groups": float(len(self._meta_machine.state.storage_groups())),
+        }
+
     # --- life ---------------------------------------------------------------------------------------------------------
 
     def request_stop(self) -> None:
@@ -247,6 +262,7 @@ class Node:
         self._meta_changed()
         self._spawn(self._duties.run())
         self._spawn(self._housekeeping.run())
+        self._spawn(self._housekeeping.compact_forever())
 
     def _client_node(self) -> ClientNode:
         world, settings = self._world, self._settings

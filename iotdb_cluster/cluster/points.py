@@ -6,11 +6,12 @@ the oldest where there are too many; a pull from one that has ended is a clear e
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from iotdb_cluster.cluster.calls import Calls, Deadline
 from iotdb_cluster.cluster.data_group import DataMachine
@@ -28,6 +29,7 @@ from iotdb_cluster.world import World
 
 __all__ = ["PointServing"]
 
+T = TypeVar("T")
 _ONE_PULL = Pull((0,))
 
 
@@ -85,9 +87,28 @@ class PointServing:
         """Aggregate, Last or Nearest over the units named."""
         head, buffers = unpack(body)
         request = codec.decode_request(buffers[0])
-        with ExitStack() as pins:
+        pins = ExitStack()
+        try:
             units = await self._units(head, pins, deadline)
-            return await self._world.workers.run(_compute, units, request)
+        except BaseException:
+            pins.close()
+            raise
+        return await self._on_worker(pins.close, _compute, units, request)
+
+    async def _on_worker(self, ended: Callable[[], None], work: Callable[..., T], *args: Any) -> T:
+        """Run on a worker; `ended` is called when the worker is done, also where the caller is cancelled before that.
+
+        What a worker still reads must stay pinned: a file that is closed under it gives another file's bytes.
+        """
+        running = asyncio.ensure_future(self._world.workers.run(work, *args))
+
+        def done(work_done: asyncio.Future[T]) -> None:
+            if not work_done.cancelled():
+                work_done.exception()  # the caller may be gone: then nobody else looks at it
+            ended()
+
+        running.add_done_callback(done)
+        return await asyncio.shield(running)
 
     async def open_scan(self, body: memoryview, deadline: Deadline) -> bytes:
         head, buffers = unpack(body)
@@ -118,15 +139,19 @@ class PointServing:
                 "the query's cursor has ended (it was idle too long, or its node restarted): run the query again",
             )
         cursor.busy = True
+
+        def rested() -> None:
+            cursor.busy = False
+            if number not in self._cursors:  # it was ended meanwhile
+                cursor.pins.close()
+
         try:
-            batch = await self._world.workers.run(next, cursor.rows, None)
-            encoded = codec.encode_answer(_ONE_PULL, [batch])
+            encoded, more = await self._on_worker(rested, _pull_one, cursor.rows)
         except BaseException:
             self._end(number)
             raise
-        cursor.busy = False
         cursor.used_ms = self._world.clock.monotonic_ms()
-        if batch is None:
+        if not more:
             self._end(number)
         elif number in self._cursors:
             self._cursors.move_to_end(number)
@@ -141,22 +166,29 @@ class PointServing:
 
     def _end(self, number: int) -> None:
         cursor = self._cursors.pop(number, None)
-        if cursor is not None:
+        if cursor is not None and not cursor.busy:  # else its worker's end does the rest
             cursor.pins.close()
 
     def expire(self) -> None:
         """End cursors that are idle for too long, and the oldest where there are too many."""
         now = self._world.clock.monotonic_ms()
         for number, cursor in list(self._cursors.items()):
+            if cursor.busy:
+                continue
             idle = now - cursor.used_ms > CURSOR_IDLE_MS_MAX
-            if not cursor.busy and (idle or len(self._cursors) >= CURSORS_MAX):
-                self._end(number)
-            else:
+            if not idle and len(self._cursors) < CURSORS_MAX:
                 return
+            self._end(number)
 
     def close(self) -> None:
         for number in list(self._cursors):
             self._end(number)
+
+
+def _pull_one(rows: Iterator[RowBatch]) -> tuple[bytes, bool]:
+    """(the answer to a pull, whether more can follow)."""
+    batch = next(rows, None)
+    return codec.encode_answer(_ONE_PULL, [batch]), batch is not None
 
 
 def _compute(units: list[Unit], request: Request) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
@@ -41,15 +41,28 @@ class Proposals:
         return value
 
     async def identified(
-        self, group: Callable[[], int], payload: Callable[[RequestId], bytes], deadline: Deadline
+        self,
+        group: Callable[[], int],
+        payload: Callable[[RequestId], bytes],
+        deadline: Deadline,
+        open_unit: Callable[[], Awaitable[None]] | None = None,
     ) -> Any:
         """Propose under a request id of its own and repeat the same until the outcome is known or the time is up.
 
-        Raises what the group refused with; `OutcomeUnknown` where the time was up first.
+        Where the unit is closed `open_unit` is called, and the same id goes again: an earlier attempt may still be under
+        way, and under two ids both would take effect. Raises what the group refused with; `OutcomeUnknown` where the
+        time was up first.
         """
         request = self._requests.take()
         try:
-            return await self.patiently(group, payload(request), deadline)
+            entry = payload(request)
+            while True:
+                try:
+                    return await self.patiently(group, entry, deadline)
+                except NotReady:
+                    if open_unit is None or deadline.passed:
+                        raise
+                await open_unit()
         finally:
             self._requests.finish(request)
 

@@ -29,6 +29,7 @@ from iotdb_cluster.world import World
 __all__ = ["Queries", "QueryResult"]
 
 logger = logging.getLogger(__name__)
+slow_logger = logging.getLogger("iotdb_cluster.slow_sql")
 T = TypeVar("T")
 
 REPLANS_MAX = 5  # a statement that meets moving slots or deletes of series is planned anew so often
@@ -85,9 +86,30 @@ class Queries:
         query_id: int,
     ) -> QueryResult:
         """Plan a query and get its first rows: until then it may start anew; the others come with the fetches."""
+        entry = _Running(RunningQuery(self._world.clock.wall_ms(), query_id, text))
+        self._running[query_id] = entry
+        began_ms = self._world.clock.monotonic_ms()
+        try:
+            return await self._begin(session, statement, entry, zone, fetch_rows, timeout_ms)
+        except BaseException:
+            self.finished(query_id)
+            raise
+        finally:
+            took_ms = self._world.clock.monotonic_ms() - began_ms
+            if took_ms >= self._services.settings.slow_query_threshold_ms:
+                slow_logger.warning("%.0f ms until the first rows: %s", took_ms, text)
+
+    async def _begin(
+        self,
+        session: Session,
+        statement: Statement,
+        entry: _Running,
+        zone: tzinfo,
+        fetch_rows: int,
+        timeout_ms: int,
+    ) -> QueryResult:
         limit_ms = timeout_ms if timeout_ms > 0 else self._services.settings.query_timeout_ms
-        now_ms = self._world.clock.wall_ms()
-        entry = _Running(RunningQuery(now_ms, query_id, text))
+        now_ms = entry.info.start_ms
         context = QueryContext(zone=zone, version=self._version, series_max=self._services.settings.query_series_max)
         operation = "LAST" if statement.operation == "LAST" else "QUERY"
         for attempt in range(REPLANS_MAX):
@@ -108,8 +130,7 @@ class Queries:
             except BaseException:
                 await reads.close()
                 raise
-            self._running[query_id] = entry
-            return QueryResult(self, plan, runner, reads, query_id, first)
+            return QueryResult(self, plan, runner, reads, entry.info.id, first)
         raise CallerError(Status.QUERY_PROCESS_ERROR, "the query could not be planned")
 
     def finished(self, query_id: int) -> None:

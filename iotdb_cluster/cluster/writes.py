@@ -17,7 +17,6 @@ from iotdb_cluster.columns import Block, DataType, Int64Array, Rows, Shape, Tabl
 from iotdb_cluster.data import (
     Header,
     ListPartition,
-    NotReady,
     OpenUnit,
     Piece,
     cut,
@@ -218,11 +217,10 @@ class Writer:
                 header = Header(request, part.group.id, place.slot, place.epoch, part.epoch, part.partition)
                 return encode_insert(header, blocks)
 
-            try:
-                await self._proposals.identified(lambda: place.group, payload, deadline)
-            except NotReady:  # the unit is closed after all
+            async def open_unit() -> None:  # it is closed after all
                 await self._open(part.group, part.partition, deadline)
-                await self._proposals.identified(lambda: place.group, payload, deadline)
+
+            await self._proposals.identified(lambda: place.group, payload, deadline, open_unit)
         except CallerError as error:
             return error
         return None

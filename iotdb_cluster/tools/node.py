@@ -20,6 +20,7 @@ from iotdb_cluster.cluster.startup import Refused
 from iotdb_cluster.errors import CorruptData, SystemFault
 from iotdb_cluster.tools.exits import BAD_ARGUMENTS, DATA_UNUSABLE, DONE, REFUSED, UNREACHABLE
 from iotdb_cluster.tools.homes import PID_FILE, home_of, running_node, take_pid_file
+from iotdb_cluster.tools.web import start_web
 from iotdb_cluster.world import real_world
 
 __all__ = ["Arguments", "main", "parse_arguments", "read_settings"]
@@ -163,9 +164,16 @@ async def _serve(loaded: Loaded) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.request_stop)
+    web = None
+    try:
+        web = start_web(loaded.settings.web_port, node.figures, lambda: node.serving)
+    except OSError as error:
+        logger.warning("web port %d: %s; the node runs without", loaded.settings.web_port, error)
     try:
         await node.run(on_serving=lambda: gc.freeze())
     finally:
+        if web is not None:
+            web.shutdown()
         world.workers.close()
 
 
