@@ -39,6 +39,12 @@ def replay() -> ModuleType:
     return load("conformance/replay.py")
 
 
+@pytest.fixture(scope="session")
+def durability() -> ModuleType:
+    """`tests/cluster/durability.py`."""
+    return load("cluster/durability.py")
+
+
 @pytest.fixture(scope="module")
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A running cluster for the module; `indirect` parameters are those of `Processes` (default: 3 nodes)."""

@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, TypeAlias, TypeVar
 
 from iotdb_cluster.cluster.outbox import Channel
+from iotdb_cluster.data import NotReady
 from iotdb_cluster.errors import CallerError, NotLeader, OutcomeUnknown, Status
+from iotdb_cluster.limits import FORWARD_HOPS_MAX
 from iotdb_cluster.world import World
 
 __all__ = ["Calls", "Deadline", "Handler", "Leaders", "Peers"]
@@ -21,7 +23,12 @@ Handler: TypeAlias = Callable[[memoryview, "Deadline"], Awaitable[bytes]]
 
 RETRY_MS_FIRST = 5
 RETRY_MS_MAX = 200
-_TRIED_AGAIN = (Status.NO_CONNECTION, Status.NO_LEADER, Status.PARTITION_NOT_READY)
+_TRIED_AGAIN = (
+    Status.NO_CONNECTION,
+    Status.NO_LEADER,
+    Status.PARTITION_NOT_READY,
+    Status.CONSISTENCY_FAILURE,  # of a leader that is cut off: there may be another one by now
+)
 ATTEMPT_MS_MAX = 5_000  # of one try at a leader: a dead connection must not eat the whole deadline
 
 
@@ -101,13 +108,14 @@ class Leaders:
     ) -> T:
         """`attempt(node, deadline)` at the leader; tried again elsewhere while the deadline lasts.
 
-        Tried again: NotLeader, a node that was not reached, a group without a leader; and, where `repeatable` (the same
-        request id goes again, or it only reads), an outcome that is unknown. Everything else is raised at once; but
-        after an attempt whose outcome is unknown no later refusal says that it had no effect: that stays unknown.
+        Tried again: NotLeader, a node that was not reached, a group without a leader, or one that is not ready for the
+        slot yet; and, where `repeatable` (the same request id goes again, or it only reads), an outcome that is
+        unknown. Everything else is raised at once; but after an attempt whose outcome is unknown no later refusal says
+        that it had no effect: that stays unknown.
         """
         unknown: OutcomeUnknown | None = None
         wait_ms = float(RETRY_MS_FIRST)
-        tried: list[int] = []
+        hops = 0
         node = self.guess(group)
         while True:
             failure: CallerError
@@ -123,6 +131,10 @@ class Leaders:
                     if not repeatable:
                         raise
                     failure = unknown = error
+                except NotReady as error:
+                    if error.unit_closed:
+                        raise
+                    failure = error
                 except CallerError as error:
                     if type(error) is not CallerError:  # Moved and its like are answers
                         raise
@@ -130,11 +142,12 @@ class Leaders:
                         raise unknown or error from None
                     failure = error
             self._hints.pop(group, None)
-            if hint and hint != node and tried[-3:].count(hint) < 3:
+            hops += 1
+            if hint and hint != node and hops <= FORWARD_HOPS_MAX and not deadline.passed:
                 self._hints[group] = hint
-                tried.append(node)
                 node = hint
                 continue
+            hops = 0  # two that name each other are left alone for a moment
             if deadline.left_ms <= wait_ms:
                 raise unknown or failure
             await asyncio.sleep(wait_ms / 1000)

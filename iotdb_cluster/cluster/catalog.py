@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
@@ -44,6 +44,7 @@ class Resolved:
     epoch: int
     kept: tuple[int, ...] | None
     error: CallerError | None
+    names: tuple[str, ...] | None = None  # of the kept columns, where a client wrote under an alias
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Known:
     epoch: int
     types: Mapping[str, Mapping[str, int]]
     errors: Mapping[str, Mapping[str, CallerError]]
+    names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # alias -> measurement, by device
 
     def resolve(self, group: StorageGroupRef, device: str, shape: Shape) -> Resolved:
         """Compare a write's columns with the schema: a column of another type, or that is not there, is left out."""
@@ -68,19 +70,23 @@ class Known:
                 failed.append((name, kind, DataType(there)))
             else:
                 kept.append(at)
+        aliases = self.names.get(device, {})
+        names = None
+        if any(shape.measurements[at] in aliases for at in kept):
+            names = tuple(aliases.get(shape.measurements[at], shape.measurements[at]) for at in kept)
         if len(kept) == len(shape):
-            return Resolved(group, self.epoch, None, None)
+            return Resolved(group, self.epoch, None if names is None else tuple(kept), None, names)
         if failed:
-            names = ", ".join(name for name, _, _ in failed)
+            unfit = ", ".join(name for name, _, _ in failed)
             name, kind, there_type = failed[0]
             error = CallerError(
                 Status.STORAGE_ENGINE_ERROR,
-                f"failed to insert measurements [{names}] caused by DataType mismatch, Insert measurement {name} "
+                f"failed to insert measurements [{unfit}] caused by DataType mismatch, Insert measurement {name} "
                 f"type {kind.name}, metadata tree type {there_type.name}",
             )
         else:
             error = reason or CallerError(Status.TIMESERIES_NOT_EXIST, f"Path [{' '.join(missing)}] does not exist")
-        return Resolved(group, self.epoch, tuple(kept), error)
+        return Resolved(group, self.epoch, tuple(kept), error, names)
 
 
 class Catalog:
@@ -173,7 +179,7 @@ class Catalog:
             device: {name: load_failure(failure) for name, failure in failures.items()}
             for device, failures in head["errors"].items()
         }
-        return Known(int(head["epoch"]), head["devices"], errors)
+        return Known(int(head["epoch"]), head["devices"], errors, head["names"])
 
 
 def reference(group: StorageGroup) -> StorageGroupRef:

@@ -38,6 +38,7 @@ __all__ = ["Driver", "Outbox"]
 logger = logging.getLogger(__name__)
 
 READ_ROUND_TICKS_MAX = 3  # an unanswered confirmation is asked again: its messages may be lost
+SNAPSHOT_TICKS_MAX = 50  # a snapshot that nobody heard of for so long counts as lost
 _HEARTBEATS = frozenset({MessageType.HEARTBEAT, MessageType.HEARTBEAT_RESP})  # on connections of their own
 
 
@@ -70,7 +71,8 @@ class Driver:
         self._dirty: dict[int, Group] = {}
         self._turn_due = False
         self._ticks = 0
-        self._rounds = 0
+        # Counted from a random number: an answer to this node's earlier life must not pass for one to a later read.
+        self._rounds = world.random.getrandbits(63)
         self._ticker: asyncio.TimerHandle | None = None
         self._stopped = False
         self.groups: dict[int, Group] = {}
@@ -111,8 +113,8 @@ class Driver:
     def propose(self, group: Group, payloads: Sequence[bytes]) -> list[asyncio.Future[Outcome]]:
         """Append the payloads to the group's log; each future gets its entry's outcome once it is applied here.
 
-        Raises NotLeader, or CallerError 413 where too much is uncommitted. A future may be left without an answer when
-        this node loses the lead: the caller's deadline then says that the outcome is unknown.
+        Raises NotLeader, or CallerError 413 where too much is uncommitted. When this node loses the lead a future whose
+        entry is not applied gets OutcomeUnknown; another leader's entry in its place gives NotLeader.
         """
         if not group.leads:
             raise group.not_leader()
@@ -131,6 +133,7 @@ class Driver:
         futures = []
         for offset in range(len(payloads)):
             future: asyncio.Future[Outcome] = self._loop.create_future()
+            group.answer_unknown(index + offset)  # of an earlier term: it may stand on other members still
             group.proposals[index + offset] = Proposal(term, future)
             futures.append(future)
         self.wake(group)
@@ -170,6 +173,10 @@ class Driver:
                 group.raw.tick()
                 if group.read_rounds:
                     self._repeat_reads(group)
+                if group.snapshots_sent:
+                    self._repeat_snapshots(group)
+                if group.apply_waiting:
+                    group.release_applied()
                 if group.reads_unsent or group.raw.has_ready():
                     self.wake(group)
         except Exception as error:
@@ -183,6 +190,13 @@ class Driver:
                 del group.read_rounds[context]
                 group.reads_unsent.extend(waiter for waiter in started.waiting if not waiter.done())
 
+    def _repeat_snapshots(self, group: Group) -> None:
+        """While a snapshot counts as under way its member gets nothing else; whether it arrived nobody says."""
+        for member, tick in list(group.snapshots_sent.items()):
+            if self._ticks - tick >= SNAPSHOT_TICKS_MAX:
+                del group.snapshots_sent[member]
+                group.raw.report_snapshot(member, ok=False)  # means nothing where it did arrive
+
     # --- the end of a turn --------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
@@ -194,8 +208,11 @@ class Driver:
             for group in dirty.values():
                 if group.reads_unsent:
                     self._send_reads(group)
+                # One run of entries a turn: a long log that is applied must not keep the loop from everything else.
                 while group.raw.has_ready():
-                    self._handle(group, group.raw.ready())
+                    if self._handle(group, group.raw.ready()):
+                        self.wake(group)
+                        break
             self._outbox.flush()
         except Exception as error:
             self._fail(error)
@@ -217,7 +234,9 @@ class Driver:
         group.read_rounds[context] = ReadRound(self._ticks, waiting)
         group.raw.read_index(context)
 
-    def _handle(self, group: Group, ready: Ready) -> None:
+    def _handle(self, group: Group, ready: Ready) -> bool:
+        """Do what the Ready asks for; whether entries were applied."""
+        applied = False
         for state in ready.read_states:
             started = group.read_rounds.pop(state.context, None)
             for waiter in started.waiting if started else ():
@@ -228,15 +247,21 @@ class Driver:
                 self._append(group, message)
             elif message.to == LOCAL_APPLY:
                 self._apply(group, message)
+                applied = True
             else:
                 self._post(group, message)
         if group.raw.leader != group.leader_seen:
+            if group.leader_seen == group.replica:
+                group.lead_lost()
             group.leader_seen = group.raw.leader
             if group.leader_changed is not None:
                 group.leader_changed(group)
+        return applied
 
     def _post(self, group: Group, message: Message) -> None:
         node = group.nodes.get(message.to)
+        if message.type is MessageType.SNAP:
+            group.snapshots_sent[message.to] = self._ticks
         if node is not None:  # a replica that no meta entry names yet: as if the message were lost
             self._outbox.post(node, group, message, message.type in _HEARTBEATS)
 

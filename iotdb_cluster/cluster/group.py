@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from iotdb_cluster.cluster.log import ReplicaLog
-from iotdb_cluster.errors import CallerError, NotLeader, check
+from iotdb_cluster.errors import CallerError, NotLeader, OutcomeUnknown, check
 from iotdb_cluster.raft import ConfState, Entries, RawNode, Snapshot
 
 __all__ = ["Group", "Outcome", "Proposal", "StateMachine"]
@@ -78,6 +78,7 @@ class Group:
     reads_unsent: list[asyncio.Future[int]] = field(default_factory=list)
     read_rounds: dict[bytes, ReadRound] = field(default_factory=dict)
     apply_waiting: list[tuple[int, asyncio.Future[int]]] = field(default_factory=list)
+    snapshots_sent: dict[int, int] = field(default_factory=dict)  # to which replica, at which tick of the driver
     leader_changed: Callable[[Group], None] | None = None
     leader_seen: int = 0
     bytes_proposed: int = 0
@@ -118,13 +119,27 @@ class Group:
             else:  # another leader's entry stands there: ours can never be committed
                 proposal.done.set_exception(self.not_leader())
 
+    def lead_lost(self) -> None:
+        """Whether what was proposed here comes to stand is for others to decide: the proposers ask again, by its id."""
+        self.snapshots_sent.clear()
+        for index in list(self.proposals):
+            self.answer_unknown(index)
+
+    def answer_unknown(self, index: int) -> None:
+        """Nobody waits here any more for what was proposed at an index."""
+        proposal = self.proposals.pop(index, None)
+        if proposal is not None and not proposal.done.done():
+            proposal.done.set_exception(
+                OutcomeUnknown(f"the lead of group {self.id} was lost: the request may still take effect")
+            )
+
     def release_applied(self) -> None:
         """Wake those who wait until an index is applied."""
         if not self.apply_waiting:
             return
         still: list[tuple[int, asyncio.Future[int]]] = []
         for index, waiter in self.apply_waiting:
-            if index > self.applied:
+            if index > self.applied and not waiter.done():
                 still.append((index, waiter))
             elif not waiter.done():
                 waiter.set_result(self.applied)

@@ -267,6 +267,7 @@ class Node:
     def _client_node(self) -> ClientNode:
         world, settings = self._world, self._settings
         services = ReadServices(
+            world,
             self._meta,
             self._catalog,
             self._calls,
@@ -276,7 +277,7 @@ class Node:
             self._housekeeping.flush_tasks,
         )
         queries = Queries(world, services, VERSION)
-        writer = Writer(self._catalog, self._proposals, settings)
+        writer = Writer(self._catalog, self._proposals, settings, world.workers)
         texts = TextConverter(self._catalog, settings)
         changes = Changes(self._meta, self._catalog, self._proposals, self._calls, self._leaders, settings)
         statements = Statements(world, settings, self._meta, writer, texts, changes, queries, self._flush_everywhere)

@@ -135,7 +135,7 @@ class PointServing:
         cursor = self._cursors.get(number)
         if cursor is None or cursor.busy:
             raise CallerError(
-                Status.QUERY_PROCESS_ERROR,
+                Status.QUERY_ID_NOT_EXIST,
                 "the query's cursor has ended (it was idle too long, or its node restarted): run the query again",
             )
         cursor.busy = True

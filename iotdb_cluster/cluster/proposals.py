@@ -49,9 +49,9 @@ class Proposals:
     ) -> Any:
         """Propose under a request id of its own and repeat the same until the outcome is known or the time is up.
 
-        Where the unit is closed `open_unit` is called, and the same id goes again: an earlier attempt may still be under
-        way, and under two ids both would take effect. Raises what the group refused with; `OutcomeUnknown` where the
-        time was up first.
+        Where the unit is closed `open_unit` is called, and the same id goes again: an earlier attempt may still be on
+        its way, and under two ids both would take effect. Raises what the group refused with; `OutcomeUnknown` where
+        the time was up first.
         """
         request = self._requests.take()
         try:

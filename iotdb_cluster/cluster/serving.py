@@ -6,6 +6,8 @@ Every method takes a packed body and gives one (`packing`), but for `propose`, w
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from iotdb_cluster.cluster.calls import Calls, Deadline
@@ -14,17 +16,50 @@ from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.failures import dump_failure
 from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.cluster.proposals import GROUP, Proposals
+from iotdb_cluster.cluster.reading import barrier_at_leader
 from iotdb_cluster.cluster.room import RoomGuard
 from iotdb_cluster.columns import DataType
-from iotdb_cluster.data import EnsureSeries, Header, encode
+from iotdb_cluster.data import DataGroup, EnsureSeries, Header, Retiring, encode
 from iotdb_cluster.errors import CallerError, OutcomeUnknown, Status
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.requests import RequestId
-from iotdb_cluster.schema import SeriesSpec, check_series_path
+from iotdb_cluster.schema import Series, SeriesSpec, check_series_path
 
 __all__ = ["WriteServing"]
 
+RETIRING_PAUSE_MS = 10  # between two looks whether a delete of series has ended
 SERIES_PER_ENTRY = 10_000  # created at once by automatic creation: plain series, a path each
+
+
+@dataclass(slots=True)
+class _Found:
+    """Series as the schema has them under `epoch`: types by device and the name asked for, the real names of those that
+    were asked for by an alias, and what does not exist, with the type wanted."""
+
+    epoch: int
+    types: dict[str, dict[str, int]]
+    names: dict[str, dict[str, str]]
+    missing: list[tuple[str, str, int]]
+
+    @property
+    def known(self) -> bool:
+        """Whether any of them exists."""
+        return any(self.types.values())
+
+    @classmethod
+    def of(
+        cls, epoch: int, asked: Mapping[str, Mapping[str, int]], found: Mapping[str, Sequence[Series | None]]
+    ) -> _Found:
+        self = cls(epoch, {device: {} for device in asked}, {}, [])
+        for device, columns in asked.items():
+            for (name, kind), series in zip(columns.items(), found[device], strict=True):
+                if series is None:
+                    self.missing.append((device, name, kind))
+                    continue
+                self.types[device][name] = int(series.type)
+                if series.measurement != name:
+                    self.names.setdefault(device, {})[name] = series.measurement
+        return self
 
 
 class WriteServing:
@@ -58,7 +93,7 @@ class WriteServing:
         if number:
             machine = self._machines[number]
             self._guard.check(payload)
-            machine.data.validate(payload)
+            await self._validate(group, machine, payload, deadline)
         (future,) = self._driver.propose(group, [payload])
         try:
             async with asyncio.timeout(max(0.0, deadline.left_ms) / 1000):
@@ -71,6 +106,22 @@ class WriteServing:
             raise outcome.error
         return pack(outcome.value)
 
+    async def _validate(self, group: Group, machine: DataMachine, payload: bytes, deadline: Deadline) -> None:
+        """Raise why the group would refuse the entry.
+
+        A leader that is new, or cut off, may not know yet what was acknowledged: a refusal that is not true for ever is
+        given only after a majority has confirmed that it knows everything.
+        """
+        try:
+            machine.data.validate(payload)
+        except CallerError as refusal:
+            if type(refusal) is not CallerError or refusal.code == Status.STORAGE_GROUP_NOT_EXIST:
+                raise
+        else:
+            return
+        await barrier_at_leader(self._driver, group.id, "strong", deadline)
+        machine.data.validate(payload)
+
     async def resolve(self, body: memoryview, deadline: Deadline) -> bytes:
         """The types of series as they are; with `create` those that are missing are created first."""
         head, _ = unpack(body)
@@ -79,25 +130,34 @@ class WriteServing:
             raise group.not_leader()
         data = self._machines[group.id].data
         number, slot, epoch = int(head["storage_group"]), int(head["slot"]), int(head["epoch"])
-        known = data.schema(number, slot, epoch)
-        schema_epoch = 0 if known is None else known.epoch
-        types: dict[str, dict[str, int]] = {}
+        found = await self._settled(data, head, deadline)
+        if found.missing and not head["create"]:  # what is said not to exist must be known for certain
+            await barrier_at_leader(self._driver, group.id, "strong", deadline)
+            found = await self._settled(data, head, deadline)
+        epochs = [found.epoch]
         errors: dict[str, dict[str, Any]] = {}
-        missing: list[tuple[str, str, int]] = []
-        for device, columns in head["devices"].items():
-            found = types.setdefault(device, {})
-            for name, kind in columns.items():
-                series = None if known is None else known.tree.get(f"{device}.{name}")
-                if series is None:
-                    missing.append((device, name, kind))
-                else:
-                    found[name] = int(series.type)
-        if missing and head["create"]:
-            for start in range(0, len(missing), SERIES_PER_ENTRY):
-                some = missing[start : start + SERIES_PER_ENTRY]
-                made = await self._ensure(group, head["path"], (number, slot, epoch), some, types, errors, deadline)
-                schema_epoch = min(schema_epoch, made) if known is not None else made
-        return pack({"epoch": schema_epoch, "devices": types, "errors": errors})
+        if found.missing and head["create"]:
+            for start in range(0, len(found.missing), SERIES_PER_ENTRY):
+                some = found.missing[start : start + SERIES_PER_ENTRY]
+                where = (number, slot, epoch)
+                epochs += await self._ensure(group, head["path"], where, some, found.types, errors, deadline)
+            if not found.known:
+                epochs = epochs[1:] or epochs
+        answer = {"epoch": min(epochs), "devices": found.types, "names": found.names, "errors": errors}
+        return pack(answer)
+
+    async def _settled(self, data: DataGroup, head: Any, deadline: Deadline) -> _Found:
+        """What the schema says, once none of the series is being deleted."""
+        asked: dict[str, dict[str, int]] = head["devices"]
+        where = int(head["storage_group"]), int(head["slot"]), int(head["epoch"])
+        while True:
+            try:
+                epoch, series = data.resolve(*where, {device: list(columns) for device, columns in asked.items()})
+                return _Found.of(epoch, asked, series)
+            except Retiring:
+                if deadline.left_ms <= RETIRING_PAUSE_MS:
+                    raise
+            await asyncio.sleep(RETIRING_PAUSE_MS / 1000)
 
     async def _ensure(
         self,
@@ -108,7 +168,8 @@ class WriteServing:
         types: dict[str, dict[str, int]],
         errors: dict[str, dict[str, Any]],
         deadline: Deadline,
-    ) -> int:
+    ) -> list[int]:
+        """The schema epoch under which they were created; none where no path was legal."""
         specs: list[SeriesSpec] = []
         asked: list[tuple[str, str]] = []
         for device, name, kind in missing:
@@ -121,7 +182,7 @@ class WriteServing:
             specs.append(SeriesSpec.default(path, DataType(kind)))
             asked.append((device, name))
         if not specs:
-            return 0
+            return []
         number, slot, epoch = where
 
         def payload(request: RequestId) -> bytes:
@@ -134,7 +195,7 @@ class WriteServing:
             else:
                 error = CallerError(Status(answer[0]), answer[1])
                 errors.setdefault(device, {})[name] = dump_failure(error)
-        return int(value["epoch"])
+        return [int(value["epoch"])]
 
     async def retired(self, body: memoryview, deadline: Deadline) -> bytes:
         """Wait until a delete of a storage group, whose schema slot is led here, has come to its end."""

@@ -7,6 +7,7 @@ and partitions of a storage group when its schema slot is first asked.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
 from iotdb_cluster.cluster.catalog import Catalog, Place, StorageGroupRef, reference
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.settings import Settings
-from iotdb_cluster.errors import CallerError, NotLeader, Status
+from iotdb_cluster.errors import CallerError, Status
 from iotdb_cluster.limits import INT64_MAX, INT64_MIN
 from iotdb_cluster.meta import StorageGroup
 from iotdb_cluster.packing import pack, unpack
@@ -49,16 +50,29 @@ from iotdb_cluster.query.requests import (
     Stream,
 )
 from iotdb_cluster.schema import PathPattern, Series
+from iotdb_cluster.world import World
 
-__all__ = ["ReadServices", "StatementReads"]
+__all__ = ["Interrupted", "ReadServices", "StatementReads"]
 
+logger = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT_MS = 5_000
+_LOST_CODES = (Status.NO_CONNECTION, Status.NO_LEADER, Status.QUERY_ID_NOT_EXIST)
 _ONE_PULL = Pull((0,))  # of one stream, whatever its number: answers are decoded by the kind of request
+
+
+class Interrupted(CallerError):
+    """A cursor is lost: while no row was sent the statement may begin anew."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Status.QUERY_PROCESS_ERROR, message)
 
 
 @dataclass(frozen=True, slots=True)
 class ReadServices:
     """What reads need of their node."""
 
+    world: World
     meta: MetaAccess
     catalog: Catalog
     calls: Calls
@@ -167,7 +181,10 @@ class StatementReads:
             reply, _ = unpack(await self._s.leaders.run(owner, attempt, self._deadline, repeatable=True))
             for group, item in zip(members, reply, strict=True):
                 answers[group.id] = item["value"]
-                self._directories[group.id] = _Directory(int(item["epoch"]), list(item["partitions"]))
+                # The lowest epoch under which any series was found: what was deleted since must not be read as it.
+                known = self._directories.get(group.id)
+                epoch = int(item["epoch"]) if known is None else min(known.epoch, int(item["epoch"]))
+                self._directories[group.id] = _Directory(epoch, list(item["partitions"]))
 
         await asyncio.gather(*(ask(owner, members) for owner, members in by_owner.items()))
         return [answers[group.id] for group in groups]
@@ -315,7 +332,12 @@ class StatementReads:
             self._cursors[self._streams] = _Cursor(node, int(head["cursor"]), places)
             return Stream(self._streams, places)
 
-        return list(await asyncio.gather(*(open_one(share, places) for share, places in jobs)))
+        # All of them, also where one fails: a cursor that is opened must be known to be closed again.
+        opened = await asyncio.gather(*(open_one(share, places) for share, places in jobs), return_exceptions=True)
+        for one in opened:
+            if isinstance(one, BaseException):
+                raise one
+        return [one for one in opened if isinstance(one, Stream)]
 
     async def _pull(self, request: Pull) -> list[Any]:
         return list(await asyncio.gather(*(self._pull_one(stream) for stream in request.streams)))
@@ -324,9 +346,11 @@ class StatementReads:
         cursor = self._cursors[stream]
         try:
             answer = await self._s.calls.call(cursor.node, "scan pull", pack({"cursor": cursor.id}), self._deadline)
-        except NotLeader as error:
-            raise CallerError(
-                Status.QUERY_PROCESS_ERROR, f"the query ended, a group lost its leader: repeat it ({error.message})"
+        except CallerError as error:
+            if type(error) is CallerError and error.code not in _LOST_CODES:
+                raise
+            raise Interrupted(
+                f"the query ended, a node that it reads from is lost: repeat it ({error.message})"
             ) from None
         (rows,) = codec.decode_answer(_ONE_PULL, answer)
         if rows is None:
@@ -339,8 +363,15 @@ class StatementReads:
             cursor = self._cursors.pop(stream, None)
             if cursor is not None:
                 by_node.setdefault(cursor.node, []).append(cursor.id)
-        for node, cursors in by_node.items():
-            await self._s.calls.call(node, "scan close", pack({"cursors": cursors}), self._deadline)
+        deadline = Deadline(self._s.world, CLOSE_TIMEOUT_MS)  # of its own: the statement's may have passed
+        await asyncio.gather(*(self._close_at(node, cursors, deadline) for node, cursors in by_node.items()))
+
+    async def _close_at(self, node: int, cursors: list[int], deadline: Deadline) -> None:
+        """What cannot be closed ends there by itself when it was idle for long enough."""
+        try:
+            await self._s.calls.call(node, "scan close", pack({"cursors": cursors}), deadline)
+        except CallerError as error:
+            logger.debug("cursors at node %d stay open for a while: %s", node, error.message)
 
     async def close(self) -> None:
         """Close what is still open."""

@@ -50,7 +50,12 @@ class TextConverter:
             except CallerError as error:
                 result.errors[place] = error
         for group, places in members.values():
-            known = await self._types(group, [rows[place] for place in places], deadline)
+            try:
+                known = await self._types(group, [rows[place] for place in places], deadline)
+            except CallerError as error:
+                for place in places:
+                    result.errors[place] = error
+                continue
             for place in places:
                 block, result.errors[place] = self._typed(rows[place], known)
                 if block is not None:
@@ -77,9 +82,14 @@ class TextConverter:
                 except CallerError as error:
                     failures.setdefault(row.device, {})[name] = error
         if not missing:
-            return Known(known.epoch, known.types, failures)
+            return Known(known.epoch, known.types, failures, known.names)
         made = await self._catalog.ensure(group, missing, deadline)
-        return Known(min(known.epoch, made.epoch), _merged(known.types, made.types), _merged(failures, made.errors))
+        return Known(
+            min(known.epoch, made.epoch),
+            _merged(known.types, made.types),
+            _merged(failures, made.errors),
+            known.names,
+        )
 
     def _typed(self, row: TextRow, known: Known) -> tuple[Block | None, CallerError | None]:
         """(the row's values that can be stored, why others cannot)."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from iotdb_cluster.cluster.calls import Deadline
-from iotdb_cluster.cluster.catalog import Catalog, Place, Resolved, StorageGroupRef
+from iotdb_cluster.cluster.catalog import Catalog, Known, Place, Resolved, StorageGroupRef
 from iotdb_cluster.cluster.proposals import Proposals
 from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.columns import Block, DataType, Int64Array, Rows, Shape, Tablet, shape_of
@@ -18,21 +18,25 @@ from iotdb_cluster.data import (
     Header,
     ListPartition,
     OpenUnit,
-    Piece,
     cut,
     encode,
     encode_insert,
     split_by_partition,
     times_of,
 )
+from iotdb_cluster.data.blocks import encoded_bytes
 from iotdb_cluster.errors import CallerError, Moved, StaleSchema, Status
-from iotdb_cluster.limits import SERIES_CACHE_MAX
+from iotdb_cluster.limits import MIB, SERIES_CACHE_MAX
 from iotdb_cluster.partition import partition_of
 from iotdb_cluster.requests import NO_REQUEST, RequestId
+from iotdb_cluster.world import Workers
 
 __all__ = ["Failure", "Writer", "partition_range"]
 
 OPEN_UNITS_MAX = 100_000  # units that this node knows to be open
+WAVE_BYTES = 8 * MIB  # entries of one call that are under way at once: a huge call must not fill the group's window
+CUT_INLINE_ROWS = 50_000  # calls of more rows are cut on a worker
+REPLAN_PAUSE_MS = 5.0
 _LOST = CallerError(Status.INTERNAL_SERVER_ERROR, "the schema gave no answer for a device")
 
 
@@ -45,6 +49,19 @@ class Failure:
     error: CallerError
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is still to be written of block `origin` of the call: `rows` of it (None: all) are the rows of `block`."""
+
+    origin: int
+    block: Block
+    rows: Int64Array | None = None
+
+    def within(self, rows: Int64Array | None) -> Int64Array | None:
+        """Rows of `block` as rows of the call's block."""
+        return self.rows if rows is None else rows if self.rows is None else self.rows[rows]
+
+
 @dataclass(slots=True)
 class _Part:
     """One entry of a call: what it holds, and where it goes."""
@@ -52,14 +69,18 @@ class _Part:
     group: StorageGroupRef
     partition: int
     epoch: int
-    pieces: list[Piece]
-    origins: list[int] = field(default_factory=list)
+    work: list[_Work]
+
+    @property
+    def bytes(self) -> int:
+        return sum(encoded_bytes(item.block) for item in self.work)
 
 
 class Writer:
     """Writes blocks through whichever groups own their slots."""
 
-    def __init__(self, catalog: Catalog, proposals: Proposals, settings: Settings) -> None:
+    def __init__(self, catalog: Catalog, proposals: Proposals, settings: Settings, workers: Workers) -> None:
+        self._workers = workers
         self._catalog = catalog
         self._proposals = proposals
         self._interval = settings.partition_interval_ms
@@ -69,26 +90,32 @@ class Writer:
     async def insert(self, blocks: Sequence[Block], now: int, deadline: Deadline) -> list[Failure]:
         """Write every block; what failed. Rows that are older than their storage group's TTL fail with 305."""
         failures: list[Failure] = []
-        work = list(enumerate(blocks))
+        work = [_Work(origin, block) for origin, block in enumerate(blocks)]
+        pause_ms = 0.0
         while work:
             parts, refused = await self._plan(work, now, deadline)
             failures += refused
             work = []
-            if len(parts) == 1:
-                outcomes: list[CallerError | None] = [await self._write(parts[0], deadline)]
-            else:
-                outcomes = list(await asyncio.gather(*(self._write(part, deadline) for part in parts)))
-            for part, error in zip(parts, outcomes, strict=True):
-                if error is None:
-                    continue
-                if _is_outdated(error) and not deadline.passed:
+            for wave in _waves(parts):
+                if len(wave) == 1:
+                    outcomes: list[CallerError | None] = [await self._write(wave[0], deadline)]
+                else:
+                    outcomes = list(await asyncio.gather(*(self._write(part, deadline) for part in wave)))
+                for part, error in zip(wave, outcomes, strict=True):
+                    if error is None:
+                        continue
+                    if _is_outdated(error) and deadline.left_ms > pause_ms:
+                        self._forget(part)
+                        work += part.work
+                    else:
+                        failures += [Failure(item.origin, item.rows, error) for item in part.work]
+            if work:
+                await asyncio.sleep(pause_ms / 1000)
+                pause_ms = min(2 * pause_ms + REPLAN_PAUSE_MS, 20 * REPLAN_PAUSE_MS)
+                try:
                     await self._catalog.refresh(deadline)
-                    self._forget(part)
-                    work += [(origin, piece.block) for origin, piece in zip(part.origins, part.pieces, strict=True)]
-                    continue
-                failures += [
-                    Failure(origin, piece.rows, error) for origin, piece in zip(part.origins, part.pieces, strict=True)
-                ]
+                except CallerError as error:
+                    return [*failures, *(Failure(item.origin, item.rows, error) for item in work)]
         return failures
 
     def leader_hint(self, blocks: Sequence[Block]) -> Place | None:
@@ -102,47 +129,54 @@ class Writer:
 
     # --- planning -----------------------------------------------------------------------------------------------------
 
-    async def _plan(
-        self, work: Sequence[tuple[int, Block]], now: int, deadline: Deadline
-    ) -> tuple[list[_Part], list[Failure]]:
+    async def _plan(self, work: Sequence[_Work], now: int, deadline: Deadline) -> tuple[list[_Part], list[Failure]]:
         failures: list[Failure] = []
-        found = [self._known(block) for _, block in work]
+        found = [self._known(item.block) for item in work]
         if None in found:
-            unknown = [block for (_, block), known in zip(work, found, strict=True) if known is None]
+            unknown = [item.block for item, known in zip(work, found, strict=True) if known is None]
             learned = await self._resolve(unknown, deadline)
             found = [
-                known if known is not None else learned[block.device, block.shape]
-                for (_, block), known in zip(work, found, strict=True)
+                known if known is not None else learned[item.block.device, item.block.shape]
+                for item, known in zip(work, found, strict=True)
             ]
-        by_group: dict[int, list[tuple[int, Block, Resolved]]] = {}
-        for (origin, block), resolved in zip(work, found, strict=True):
+        by_group: dict[int, list[tuple[_Work, Resolved]]] = {}
+        rows = 0
+        for item, resolved in zip(work, found, strict=True):
             if isinstance(resolved, CallerError) or resolved is None:
-                failures.append(Failure(origin, None, resolved or _LOST))
+                failures.append(Failure(item.origin, item.rows, resolved or _LOST))
                 continue
             if resolved.error is not None:
-                failures.append(Failure(origin, None, resolved.error))
-            kept = _keep(block, resolved)
+                failures.append(Failure(item.origin, item.rows, resolved.error))
+            kept = _keep(item.block, resolved)
             if kept is None:
                 continue
-            kept, late = _alive(kept, resolved.group, now)
+            alive, late = _alive(replace(item, block=kept), resolved.group, now)
             if late is not None:
-                failures.append(Failure(origin, late[0], late[1]))
-            if kept is not None:
-                by_group.setdefault(resolved.group.id, []).append((origin, kept, resolved))
+                failures.append(late)
+            if alive is not None:
+                by_group.setdefault(resolved.group.id, []).append((alive, resolved))
+                rows += len(alive.block)
         parts: list[_Part] = []
         for members in by_group.values():
-            parts += self._cut(members)
+            if rows > CUT_INLINE_ROWS:
+                parts += await self._workers.run(self._cut, members)
+            else:
+                parts += self._cut(members)
         return parts, failures
 
-    def _cut(self, members: list[tuple[int, Block, Resolved]]) -> list[_Part]:
-        group = members[0][2].group
-        epochs = [resolved.epoch for _, _, resolved in members]
-        origins = [origin for origin, _, _ in members]
+    def _cut(self, members: list[tuple[_Work, Resolved]]) -> list[_Part]:
+        """Touches nothing but its arguments: it may run on a worker."""
+        group = members[0][1].group
         parts = []
-        for partition, pieces in split_by_partition([block for _, block, _ in members], self._interval).items():
+        for partition, pieces in split_by_partition([item.block for item, _ in members], self._interval).items():
             for entry in cut(pieces):
-                epoch = min(epochs[piece.origin] for piece in entry)
-                parts.append(_Part(group, partition, epoch, entry, [origins[piece.origin] for piece in entry]))
+                epoch = min(members[piece.origin][1].epoch for piece in entry)
+                items = [members[piece.origin][0] for piece in entry]
+                work = [
+                    _Work(item.origin, piece.block, item.within(piece.rows))
+                    for item, piece in zip(items, entry, strict=True)
+                ]
+                parts.append(_Part(group, partition, epoch, work))
         return parts
 
     def _known(self, block: Block) -> Resolved | CallerError | None:
@@ -179,8 +213,13 @@ class Writer:
             columns = wanted.setdefault(group.id, {}).setdefault(block.device, {})
             for name, kind in zip(block.shape.measurements, block.shape.types, strict=True):
                 columns.setdefault(name, kind)
-        for identifier, devices in wanted.items():
-            known = await self._catalog.ensure(groups[identifier], devices, deadline)
+        answers = await asyncio.gather(
+            *(self._ensure(groups[identifier], devices, deadline) for identifier, devices in wanted.items())
+        )
+        for (identifier, devices), known in zip(wanted.items(), answers, strict=True):
+            if isinstance(known, CallerError):
+                refusals.update(dict.fromkeys(devices, known))
+                continue
             for block in blocks:
                 if block.device in devices:
                     resolved = known.resolve(groups[identifier], block.device, block.shape)
@@ -192,6 +231,15 @@ class Writer:
                 learned[block.device, block.shape] = refusals[block.device]
         return learned
 
+    async def _ensure(
+        self, group: StorageGroupRef, devices: dict[str, dict[str, DataType]], deadline: Deadline
+    ) -> Known | CallerError:
+        """What one storage group refuses, or cannot answer, does not keep the others' rows from being written."""
+        try:
+            return await self._catalog.ensure(group, devices, deadline)
+        except CallerError as error:
+            return error
+
     def _remember(self, block: Block, resolved: Resolved) -> None:
         self._cache[block.device, block.shape] = resolved
         while len(self._cache) > SERIES_CACHE_MAX:
@@ -200,8 +248,8 @@ class Writer:
     def _forget(self, part: _Part) -> None:
         """What led to a refusal as moved or stale: the group's resolved series and its open unit."""
         self._open_units.pop((part.group.id, part.partition), None)
-        for piece in part.pieces:
-            self._cache.pop((piece.block.device, piece.block.shape), None)
+        for item in part.work:
+            self._cache.pop((item.block.device, item.block.shape), None)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -211,7 +259,7 @@ class Writer:
             if unit not in self._open_units:
                 await self._open(part.group, part.partition, deadline)
             place = self._catalog.place(part.group, part.partition)
-            blocks = [piece.block for piece in part.pieces]
+            blocks = [item.block for item in part.work]
 
             def payload(request: RequestId) -> bytes:
                 header = Header(request, part.group.id, place.slot, place.epoch, part.epoch, part.partition)
@@ -253,29 +301,45 @@ def _keep(block: Block, resolved: Resolved) -> Block | None:
         return None
     tablet = block.to_tablet() if isinstance(block, Rows) else block
     shape = shape_of(
-        tuple(block.shape.measurements[i] for i in resolved.kept), tuple(block.shape.types[i] for i in resolved.kept)
+        resolved.names or tuple(block.shape.measurements[i] for i in resolved.kept),
+        tuple(block.shape.types[i] for i in resolved.kept),
     )
     return Tablet(block.device, shape, tablet.times, [tablet.columns[i] for i in resolved.kept])
 
 
-def _alive(
-    block: Block, group: StorageGroupRef, now: int
-) -> tuple[Block | None, tuple[Int64Array | None, CallerError] | None]:
-    """(the rows within the storage group's TTL, (the others, why they are refused) or None)."""
+def _waves(parts: Sequence[_Part]) -> Iterator[list[_Part]]:
+    """The parts in runs of `WAVE_BYTES`, at least one each."""
+    wave: list[_Part] = []
+    room = WAVE_BYTES
+    for part in parts:
+        size = part.bytes if len(parts) > 1 else 0
+        if wave and size > room:
+            yield wave
+            wave, room = [], WAVE_BYTES
+        wave.append(part)
+        room -= size
+    if wave:
+        yield wave
+
+
+def _alive(item: _Work, group: StorageGroupRef, now: int) -> tuple[_Work | None, Failure | None]:
+    """(the rows within the storage group's TTL, the others with why they are refused); None where there are none."""
+    block = item.block
     if group.ttl_ms is None:
-        return block, None
+        return item, None
     bound = now - group.ttl_ms
     times = times_of(block)
     late = np.flatnonzero(times < bound).astype(np.int64)
     if not len(late):
-        return block, None
+        return item, None
     error = CallerError(Status.OUT_OF_TTL, f"time {int(times[late[0]])} in current line is out of TTL: {bound}")
+    failure = Failure(item.origin, item.rows if len(late) == len(times) else item.within(late), error)
     if len(late) == len(times):
-        return None, (None, error)
-    keep = times >= bound
+        return None, failure
+    keep = np.flatnonzero(times >= bound).astype(np.int64)
     tablet = block.to_tablet() if isinstance(block, Rows) else block
     kept = Tablet(block.device, block.shape, tablet.times[keep], [column[keep] for column in tablet.columns])
-    return kept, (late, error)
+    return _Work(item.origin, kept, item.within(keep)), failure
 
 
 def partition_range(low: int, high: int, interval: int) -> tuple[int, int]:

@@ -53,7 +53,8 @@ def _take(piece: Piece, where: Int64Array | slice) -> Piece:
             start, stop, _ = where.indices(len(block))
             taken = Rows(block.device, block.shape, memoryview(block.packed)[start * width : stop * width])
         else:
-            taken = Rows(block.device, block.shape, np.frombuffer(block.packed, block.shape.row_dtype)[where].tobytes())
+            whole = np.dtype((np.void, block.shape.row_dtype.itemsize))  # with the type bytes, which are no fields
+            taken = Rows(block.device, block.shape, np.frombuffer(block.packed, whole)[where].tobytes())
     else:
         taken = Tablet(block.device, block.shape, block.times[where], [column[where] for column in block.columns])
     if piece.rows is None:

@@ -248,7 +248,7 @@ class SimulatedTransport(asyncio.Transport):
         if incoming.stalled_since is None:
             incoming.stalled_since = now
         limit = self._network.faults.stalled_break_ms / 1000
-        if now - incoming.stalled_since >= limit:
+        if now + 1e-6 >= incoming.stalled_since + limit:  # a timer may be early by the clock's resolution
             timed_out = TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
             peer = self.peer
             self.break_now(timed_out)

@@ -31,7 +31,7 @@ ROWS = 20  # of a tablet, and of a call of records
 WAIT_S_MAX = 5.0  # no write through a living node may wait longer
 WEEK_MS = 604_800_000
 DOUBLE = 4
-CLIENT_TIMEOUT_MS = 40_000
+PROBLEMS_SHOWN = 12
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Writer(threading.Thread):
     def __init__(self, trial: "Trial", node: int, kind: str, number: int) -> None:
         super().__init__(daemon=True)
         self._trial = trial
-        self._node = node
+        self.node = node
         self._port = trial.cluster.ports[node - 1]
         self._kind = kind
         self._random = random.Random(f"{trial.seed} {number}")
@@ -92,7 +92,7 @@ class Writer(threading.Thread):
         except Exception as failed:  # whatever the client's libraries raise when the node goes away
             self._drop()
             error = repr(failed)
-        call = Call(self._node, began, time.monotonic(), not error, error)
+        call = Call(self.node, began, time.monotonic(), not error, error)
         self.calls.append(call)
         if call.ok:
             self.written.acknowledged.update(points)
@@ -131,6 +131,7 @@ class Trial:
     """Writers on a running cluster, and what is done to it meanwhile."""
 
     def __init__(self, cluster: Any, replay: ModuleType, seed: int = 1) -> None:
+        logging.getLogger("thrift").setLevel(logging.CRITICAL)  # that a killed node refuses connections is no news
         self.cluster = cluster
         self.replay = replay
         self.seed = seed
@@ -147,6 +148,12 @@ class Trial:
         return self.replay.Peer("127.0.0.1", port, {})
 
     def begin(self) -> None:
+        peer = self.connect(self.cluster.ports[0])
+        for writer in self.writers:
+            made = peer.answer(f"CREATE TIMESERIES {writer.written.device}.v WITH DATATYPE=DOUBLE, ENCODING=GORILLA")
+            if made != ["ok"]:
+                raise RuntimeError(f"{writer.written.device}: {made}")
+        peer.close()
         self.running.set()
         for writer in self.writers:
             writer.start()
@@ -174,6 +181,13 @@ class Trial:
         self.cluster.wait()
         self.down += [(node, killed, time.monotonic()) for node in nodes]
 
+    def stop_and_start(self) -> None:
+        """A clean stop of all, and a start."""
+        began = time.monotonic()
+        self.cluster.stop()
+        self.cluster.loopback.start()
+        self.down += [(member.number, began, time.monotonic()) for member in self.cluster.members]
+
     def kill_during_flush(self, node: int) -> None:
         """kill -9 of a node while FLUSH, asked of it, is under way."""
         peer = self.connect(self.cluster.ports[node - 1])
@@ -194,7 +208,7 @@ class Trial:
     # --- what must hold -----------------------------------------------------------------------------------------------
 
     def verify(self) -> dict[str, Any]:
-        """Figures, and `problems`: a text for each promise that was broken."""
+        """Figures; how many promises were broken (`problems`), with examples."""
         problems: list[str] = []
         for port in self.cluster.ports:
             problems += self._missing(port)
@@ -214,7 +228,8 @@ class Trial:
             "longest_wait_s": round(max((call.ended - call.began for call, _ in self._fair()), default=0.0), 3),
             "outages": len(self.down),
             "errors": dict(sorted(errors.items(), key=lambda item: -item[1])[:10]),
-            "problems": problems,
+            "problems": len(problems),
+            "examples": list(dict.fromkeys(problems))[:PROBLEMS_SHOWN],
         }
 
     def _missing(self, port: int) -> Iterator[str]:
@@ -287,7 +302,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", action="store_true", help="leave the data and logs where they are")
     options = parser.parse_args()
-    logging.getLogger("thrift").setLevel(logging.CRITICAL)
     began = time.monotonic()
     print(f"three nodes, nine writers, misfortunes for {options.minutes:g} minutes", file=sys.stderr)
     directory = Path(tempfile.mkdtemp(prefix="durability-"))

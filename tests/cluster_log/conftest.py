@@ -166,7 +166,7 @@ class Bench:
             writer = asyncio.ensure_future(log.run())
             for number, records in enumerate(submissions):
                 log.submit(records, lambda number=number: answered.append(number))
-            while len(answered) < len(submissions) and not self.faults:
+            while len(answered) < len(submissions) and not self.faults:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
             if close:
                 await log.close()

@@ -60,11 +60,13 @@ def test_mixed_up_and_damaged_directories() -> None:
 
 
 def test_start_numbers_never_repeat_whatever_call_the_power_goes_at() -> None:
-    for call in range(1, 60):
-        disk = disk_of(call)
+    for call in range(1, 150):
+        disk = SimulatedDisk(random.Random(call))
+        call = 1 + call % 75
         highest = 0
         incarnation = 0
         disk.cut_at = call
+        disk.cut_power = bool(call % 3)
         for _ in range(6):
             try:
                 identity = open_identity(disk, LOG, DATA, disk.random)
@@ -76,6 +78,6 @@ def test_start_numbers_never_repeat_whatever_call_the_power_goes_at() -> None:
             except PowerCut:
                 disk.power_on()
             else:
-                disk.power_cut()
+                disk.power_cut(random.Random(call))
         assert highest >= 5
         assert open_identity(disk, LOG, DATA, disk.random).identifier == 5

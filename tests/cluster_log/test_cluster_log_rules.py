@@ -90,7 +90,7 @@ def test_the_view(make_bench: Any) -> None:
             view.entries(3, 8, 1)
 
 
-def test_what_cancels_what(make_bench: Any, kit: Any) -> None:
+def test_what_cancels_what(make_bench: Any) -> None:
     bench = make_bench()
     log = bench.open()
     bench.write(
@@ -153,7 +153,7 @@ def test_one_batch_at_a_time_and_answers_in_order(make_bench: Any) -> None:
         log.submit([append(1, 2, b"b")], lambda: order.append(2))
         log.submit([], lambda: order.append(3))
         assert log.view(1).last_index() == 0  # nothing shows before it is durable
-        while len(order) < 3:
+        while len(order) < 3:  # noqa: ASYNC110
             await asyncio.sleep(0.0001)
         assert log.batches_written == 2
         await asyncio.sleep(1)

@@ -71,8 +71,15 @@ class Peer:
         self.transport = TTransport.TFramedTransport(socket)
         self.transport.open()
         self.client = TSIService.Client(TBinaryProtocolAccelerated(self.transport))
+        try:
+            self._log_in(settings)
+        except BaseException:
+            self.transport.close()
+            raise
+
+    def _log_in(self, settings: dict[str, str]) -> None:
         opened = self.client.openSession(
-            ttypes.TSOpenSessionReq(
+            self.types.TSOpenSessionReq(
                 client_protocol=2,
                 username=settings.get("user", "root"),
                 password=settings.get("password", "root"),

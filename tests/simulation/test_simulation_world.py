@@ -325,7 +325,8 @@ def test_crash_and_restart() -> None:
                 assert read_count(simulation, "a") >= highest + 5
                 highest = read_count(simulation, "a")
                 simulation.restart("a")
-            simulation.run_until(lambda: read_count(simulation, "a") > highest + 50)
+            goal = highest + 50
+            simulation.run_until(lambda goal=goal, simulation=simulation: read_count(simulation, "a") > goal)
 
 
 def test_power_cut_at_a_call_crashes_the_node() -> None:

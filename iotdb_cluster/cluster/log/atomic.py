@@ -30,10 +30,15 @@ def make_durable_directories(files: FileSystem, path: str) -> None:
     while not files.exists(at):
         missing.append(at)
         at = posixpath.dirname(at) or "."
+    # The deepest one that is there may be new as well: the program may have ended before its name was synced. Those
+    # above it were synced before it was made.
+    _sync_name(files, at)
     for directory in reversed(missing):
         files.make_directories(directory)
-    # Also where nothing was missing: the program may have ended between the making and the syncing.
-    for directory in reversed(missing or [posixpath.normpath(path)]):
-        parent = posixpath.dirname(directory) or "."
-        if parent != directory:
-            files.sync_directory(parent)
+        _sync_name(files, directory)
+
+
+def _sync_name(files: FileSystem, directory: str) -> None:
+    parent = posixpath.dirname(directory) or "."
+    if parent != directory:
+        files.sync_directory(parent)

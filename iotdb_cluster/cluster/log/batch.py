@@ -2,8 +2,8 @@
 
 Layout, big-endian: the head (48 bytes: u32 magic, u8 version (1), three zero bytes, u64 log id, u64 sequence, u64
 oldest sequence still needed, u32 bytes behind the head, u32 records, u32 CRC32C of the table, u32 CRC32C of the 44
-bytes before), the table (a record head each, which carries the CRC32C of its content), the contents, zeros up to the next
-boundary. The CRC of the head alone tells that a batch was begun here, even where the rest is torn.
+bytes before), the table (a record head each, which carries the CRC32C of its content), the contents, zeros up to the
+next boundary. The CRC of the head alone tells that a batch was begun here, even where the rest is torn.
 """
 
 from __future__ import annotations

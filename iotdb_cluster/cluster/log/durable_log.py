@@ -168,6 +168,7 @@ class DurableLog:
         for name in files.list(directory):
             if name.endswith(TEMPORARY):
                 files.remove(posixpath.join(directory, name))
+        files.sync_directory(directory)  # the program may have ended between a name's making and its syncing
         accepted = load_accepted(files, directory)
         numbers = segment_numbers(files, directory)
         lost: list[int] = []

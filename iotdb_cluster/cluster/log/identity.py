@@ -73,9 +73,8 @@ def open_identity(
                 f"directory {log_directory} has: a disk is missing or was exchanged; give it back, or replace the node"
             )
     if marking:
-        for directory, mark in marks.items():
-            if mark is None:
-                _write_mark(files, directory, identity.incarnation)
+        for directory in marks:  # also what is marked already: its name may not be synced
+            _write_mark(files, directory, identity.incarnation)
     identity = replace(identity, start_number=identity.start_number + 1)
     _write_node(files, log_directory, identity, False)
     return identity

@@ -68,6 +68,8 @@ def create_segment(files: FileSystem, directory: str, number: int, size: int, lo
         while offset < size:
             file.write(offset, zeros[: size - offset])
             offset += len(zeros)
+            if offset % (4 * MIB) == 0:
+                file.sync()  # in portions, so that the syncs of batches beside it do not wait for all of it
         head = _HEAD.pack(_MAGIC, VERSION, log_id, size)
         file.write(0, head + _CRC.pack(crc32c(head)))
         file.sync()
