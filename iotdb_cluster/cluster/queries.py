@@ -15,15 +15,25 @@ import numpy as np
 from iotdb_cluster.auth import OPERATION_PRIVILEGES, no_permission
 from iotdb_cluster.cluster.calls import Deadline
 from iotdb_cluster.cluster.settings import NodeAddress
-from iotdb_cluster.cluster.statement_reads import ReadServices, StatementReads
+from iotdb_cluster.cluster.statement_reads import Interrupted, ReadServices, StatementReads
 from iotdb_cluster.columns import Column, Int64Array, RowBatch
 from iotdb_cluster.errors import CallerError, Moved, StaleSchema, Status
 from iotdb_cluster.query import Plan, QueryContext, Steps, prepare
 from iotdb_cluster.query.operators import select_rows
-from iotdb_cluster.query.requests import Aggregate, MatchSeries, Pull, Request, RunningQuery
+from iotdb_cluster.query.requests import (
+    Aggregate,
+    Last,
+    MatchSeries,
+    Nearest,
+    OpenScan,
+    Pull,
+    Request,
+    RunningQuery,
+    SeriesInfo,
+)
 from iotdb_cluster.rpc.handler import MetadataKind, ResultHeader, Session
 from iotdb_cluster.schema import PathPattern, Series, split_path
-from iotdb_cluster.sql import Statement
+from iotdb_cluster.sql import Select, Statement
 from iotdb_cluster.world import World
 
 __all__ = ["Queries", "QueryResult"]
@@ -111,17 +121,19 @@ class Queries:
         limit_ms = timeout_ms if timeout_ms > 0 else self._services.settings.query_timeout_ms
         now_ms = entry.info.start_ms
         context = QueryContext(zone=zone, version=self._version, series_max=self._services.settings.query_series_max)
-        operation = "LAST" if statement.operation == "LAST" else "QUERY"
+        deadline = Deadline(self._world, limit_ms)
         for attempt in range(REPLANS_MAX):
             reads = StatementReads(self._services, Deadline(self._world, limit_ms), now_ms)
             try:
                 await reads.begin()
-                runner = _Runner(self._world, reads, entry, session.user, operation, limit_ms)
+                runner = _Runner(self._world, reads, entry, session.user, statement, limit_ms)
                 plan = await runner.run(prepare(statement, context))
                 first = await runner.run(plan.fetch(fetch_rows))
-            except (Moved, StaleSchema) as refusal:
+            except (Moved, StaleSchema, Interrupted) as refusal:
                 await reads.close()
-                if attempt == REPLANS_MAX - 1:
+                if attempt == REPLANS_MAX - 1 or deadline.passed:
+                    if isinstance(refusal, Interrupted):
+                        raise
                     raise CallerError(
                         Status.QUERY_PROCESS_ERROR, f"data moves or is being deleted, repeat it: {refusal.message}"
                     ) from None
@@ -160,14 +172,19 @@ class _Runner:
     """Drives a query's generators: answers their requests, in time, and checks what the user may read."""
 
     def __init__(
-        self, world: World, reads: StatementReads, entry: _Running, user: str, operation: str, limit_ms: float
+        self, world: World, reads: StatementReads, entry: _Running, user: str, statement: Statement, limit_ms: float
     ) -> None:
         self._world = world
         self._reads = reads
         self._entry = entry
         self._user = user
-        self._operation = operation
+        self._operation = "LAST" if statement.operation == "LAST" else "QUERY"
         self._limit_ms = limit_ms
+        restricted = user != "root" and isinstance(statement, Select)
+        # ALIGN BY DEVICE asks for all series of its devices and reads those that it selects.
+        self._checks_matched = restricted and isinstance(statement, Select) and not statement.align_by_device
+        self._checks_read = restricted
+        self._working: asyncio.Future[tuple[bool, Any]] | None = None
 
     async def run(self, steps: Steps[T]) -> T:
         """The generator's result; 701 where the statement's time is up."""
@@ -181,7 +198,25 @@ class _Runner:
                 "Current query is time out, please check your statement or modify timeout parameter.",
             ) from None
         finally:
-            steps.close()
+            await self._rest()
+            if self._working is None:
+                steps.close()
+
+    async def _rest(self) -> None:
+        """Wait for the worker: it may still run the generator although its caller's time is up."""
+        cancelled: asyncio.CancelledError | None = None
+        while self._working is not None and not self._working.done():
+            try:
+                await asyncio.wait([self._working])
+            except asyncio.CancelledError as error:
+                if cancelled is not None:
+                    raise
+                cancelled = error
+        if self._working is not None and not self._working.cancelled():
+            self._working.exception()  # nobody else may look at it any more
+        self._working = None
+        if cancelled is not None:
+            raise cancelled
 
     async def _run(self, steps: Steps[T]) -> T:
         ended, found = _step(steps, None)
@@ -189,29 +224,31 @@ class _Runner:
             if self._entry.killed:
                 raise CallerError(Status.QUERY_PROCESS_ERROR, f"query {self._entry.info.id} was killed")
             request: Request = found
+            if self._checks_read and isinstance(request, OpenScan | Aggregate | Last | Nearest):
+                self._check(request.series)
             try:
                 answer = await self._reads.answer(request)
             except CallerError as error:
                 ended, found = _throw(steps, error)
                 continue
-            if isinstance(request, MatchSeries) and self._user != "root":
-                self._check(answer)
+            if self._checks_matched and isinstance(request, MatchSeries):
+                for matched in answer:
+                    self._check(matched)
             if isinstance(request, HEAVY):
-                ended, found = await self._world.workers.run(_step, steps, answer)
+                self._working = asyncio.ensure_future(self._world.workers.run(_step, steps, answer))
+                ended, found = await asyncio.shield(self._working)
+                self._working = None
             else:
                 ended, found = _step(steps, answer)
         result: T = found
         return result
 
-    def _check(self, matched: list[list[Any]]) -> None:
+    def _check(self, series: Sequence[SeriesInfo]) -> None:
         auth = self._reads.auth
         privilege = OPERATION_PRIVILEGES[self._operation]
-        if self._entry.info.statement[:4].lower() == "show" or self._entry.info.statement[:5].lower() == "count":
-            return
-        for series in matched:
-            for one in series:
-                if not auth.allowed(self._user, privilege, one.path):
-                    raise no_permission(self._operation)
+        for one in series:
+            if not auth.allowed(self._user, privilege, one.path):
+                raise no_permission(self._operation)
 
 
 def _step(steps: Steps[T], answer: Any) -> tuple[bool, Any]:
@@ -299,10 +336,7 @@ class QueryResult:
             return
         self._closed = True
         self._queries.finished(self._id)
-        try:
-            await self._runner.run(self._plan.close())
-        finally:
-            await self._reads.close()
+        await self._reads.close()  # all that the plan holds open anywhere
 
 
 def _present(times: Int64Array, column: Column) -> tuple[Int64Array, Column]:

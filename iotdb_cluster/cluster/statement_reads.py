@@ -263,7 +263,7 @@ class StatementReads:
 
     async def _list_storage_groups(self, request: ListStorageGroups) -> list[StorageGroupInfo]:
         found = self._s.meta.state.storage_groups(PathPattern.parse(request.pattern))
-        return [StorageGroupInfo(group.path, group.ttl_ms) for group in found if not group.dropping]
+        return [StorageGroupInfo(group.path, group.ttl_ms, group.id) for group in found if not group.dropping]
 
     async def everything(self) -> list[Series]:
         """Every series of the cluster, by path."""

@@ -26,8 +26,9 @@ from iotdb_cluster.cluster.specs import statement_spec
 from iotdb_cluster.cluster.texts import TextConverter
 from iotdb_cluster.cluster.writes import Writer
 from iotdb_cluster.errors import CallerError, Status
-from iotdb_cluster.limits import INT64_MAX
+from iotdb_cluster.limits import INT64_MAX, INT64_MIN
 from iotdb_cluster.meta import commands
+from iotdb_cluster.partition import partition_bounds
 from iotdb_cluster.query import is_planned
 from iotdb_cluster.rpc.handler import ResultSet, Session, StatementKind, TextRow
 from iotdb_cluster.rpc.zones import zone_info
@@ -52,6 +53,7 @@ from iotdb_cluster.sql import (
     CreateTimeseries,
     CreateUser,
     Delete,
+    DeletePartition,
     DeleteStorageGroups,
     DeleteTimeseries,
     DropRole,
@@ -109,6 +111,7 @@ class Statements:
         self._handlers: dict[type, Callable[[Session, Any, Deadline], Awaitable[None]]] = {
             Insert: self._insert,
             Delete: self._delete,
+            DeletePartition: self._delete_partitions,
             SetStorageGroup: self._set_storage_group,
             DeleteStorageGroups: self._delete_storage_groups,
             CreateTimeseries: self._create_timeseries,
@@ -248,6 +251,15 @@ class Statements:
         self._allow(session, "DELETE", *statement.paths)
         for path in statement.paths:
             await self._changes.delete_points(path, statement.start, statement.end, deadline)
+
+    async def _delete_partitions(self, session: Session, statement: DeletePartition, deadline: Deadline) -> None:
+        """The points of whole time partitions."""
+        self._allow(session, "DELETE", statement.path)
+        interval = self._settings.partition_interval_ms
+        for partition in statement.partitions:
+            low, high = partition_bounds(partition, interval)
+            low, high = max(low, INT64_MIN), min(high, INT64_MAX)
+            await self._changes.delete_points(statement.path, low, high, deadline)
 
     async def _set_storage_group(self, session: Session, statement: SetStorageGroup, deadline: Deadline) -> None:
         self._allow(session, "SET_STORAGE_GROUP", statement.path)
