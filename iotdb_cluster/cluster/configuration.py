@@ -15,7 +15,7 @@ from iotdb_cluster.schema.inference import InferenceRules
 
 __all__ = ["BadConfiguration", "Loaded", "PropertyFile", "load", "parse_properties"]
 
-SEGMENT_BYTES_MIN = 1 * MIB
+SEGMENT_BYTES_MIN = 16 * MIB  # what one Ready can hold, several entries of 4 MiB, must fit
 _PATHS = {"log_directory", "system_directory", "data_directories"}
 SEGMENT_BYTES_MAX = 256 * MIB
 

@@ -1,15 +1,17 @@
 """What a node does unasked: found the cluster, register, tell groups their slots, drive deletes and drops.
 
 Everything here is a comparison of what is with what should be, followed by proposals that are harmless when they come
-twice; so any crash is mended by whoever leads next. One round runs at a time; one starts when something changed, and
-every `ROUND_MS` while something is open.
+twice; so any crash is mended by whoever leads next. A step runs once at a time, beside the others; it starts when
+something changed, and every `ROUND_MS` while something is open.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, TypeAlias
 
 from iotdb_cluster.cluster.calls import Deadline
 from iotdb_cluster.cluster.data_group import DataMachine
@@ -37,6 +39,9 @@ __all__ = ["Duties"]
 
 logger = logging.getLogger(__name__)
 
+_Key: TypeAlias = tuple[str, int]
+
+PAUSE_MS = 2  # after a change: what changes at every turn of the loop is looked at a few hundred times a second
 ROUND_MS = 100  # between two rounds while something is open
 IDLE_ROUND_MS = 1_000
 STEP_TIMEOUT_MS = 5_000
@@ -65,45 +70,77 @@ class Duties:
         self._register = register
         self._changed = asyncio.Event()
         self._progress: dict[int, tuple[int, DeleteProgress]] = {}
+        self._running: dict[_Key, asyncio.Task[bool]] = {}
+        self._again: set[_Key] = set()  # steps under way that are due once more
+        self._left: set[_Key] = set()  # steps that ended with something left to do
+        self._failure: BaseException | None = None
 
     def wake(self) -> None:
         """Something changed that a round may have to act upon."""
         self._changed.set()
 
     async def run(self) -> None:
-        """Until cancelled."""
-        while True:
-            self._changed.clear()
-            busy = await self._round()
-            pause_ms = ROUND_MS if busy else IDLE_ROUND_MS
-            try:
-                async with asyncio.timeout(pause_ms / 1000):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
+        """Until cancelled, or until a step fails with what is no caller's error."""
+        try:
+            while self._failure is None:
+                self._changed.clear()
+                busy = self._launch()
+                try:
+                    async with asyncio.timeout((ROUND_MS if busy else IDLE_ROUND_MS) / 1000):
+                        await self._changed.wait()
+                except TimeoutError:
+                    continue
+                await asyncio.sleep(PAUSE_MS / 1000)
+            raise self._failure
+        finally:
+            tasks = list(self._running.values())
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
 
-    async def _round(self) -> bool:
-        """Do what is due; whether something is left."""
-        steps: list[Awaitable[bool]] = [self._membership()]
+    def _launch(self) -> bool:
+        """Begin the steps that are due and not under way; whether something is left to do."""
+        due = self._due()
+        self._left.intersection_update(key for key, _ in due)
+        for key, step in due:
+            if key in self._running:
+                self._again.add(key)
+                continue
+            task = asyncio.get_running_loop().create_task(step())
+            self._running[key] = task
+            task.add_done_callback(partial(self._ended, key))
+        return bool(self._running or self._left)
+
+    def _due(self) -> list[tuple[_Key, Callable[[], Coroutine[Any, Any, bool]]]]:
+        """Each step on its own: one that waits for a group without a majority must not hold up the others."""
+        steps: list[tuple[_Key, Callable[[], Coroutine[Any, Any, bool]]]] = [(("member", 0), self._membership)]
         if self._meta.state.bootstrapped:
             if self._meta.leads:
-                steps += [
-                    self._drop(group) for group in self._meta.state.storage_groups(dropping=True) if group.dropping
-                ]
-            for group in list(self._driver.groups.values()):
-                if group.id and group.leads and group.raw.committed_in_term:
-                    steps.append(self._lead(group))
-        outcomes = await asyncio.gather(*steps, return_exceptions=True)
-        busy = False
-        for outcome in outcomes:
-            if isinstance(outcome, CallerError):
-                logger.debug("a step is tried again: %s", outcome)
-                busy = True
-            elif isinstance(outcome, BaseException):
-                raise outcome
-            else:
-                busy = busy or outcome
-        return busy
+                going = [one for one in self._meta.state.storage_groups(dropping=True) if one.dropping]
+                steps += [(("drop", one.id), partial(self._drop, one)) for one in going]
+            led = [group for group in self._driver.groups.values() if group.id and group.leads]
+            steps += [(("lead", one.id), partial(self._lead, one)) for one in led if one.raw.committed_in_term]
+        return steps
+
+    def _ended(self, key: _Key, task: asyncio.Task[bool]) -> None:
+        del self._running[key]
+        self._left.discard(key)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, CallerError):
+            logger.debug("a step is tried again: %s", error)
+            self._left.add(key)
+        elif error is not None:
+            self._failure = error
+            self._changed.set()
+        elif task.result():
+            self._left.add(key)
+        if key in self._again:
+            self._again.discard(key)
+            if key not in self._left:  # something changed after it had looked
+                self._changed.set()
 
     def _deadline(self) -> Deadline:
         return Deadline(self._world, STEP_TIMEOUT_MS)

@@ -18,7 +18,7 @@ from iotdb_cluster.cluster.log import Compact, DurableLog
 from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.points import PointServing
 from iotdb_cluster.cluster.settings import Settings
-from iotdb_cluster.errors import CallerError
+from iotdb_cluster.errors import CallerError, Status
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.query.requests import FlushTasksInfo
 from iotdb_cluster.world import World
@@ -72,6 +72,8 @@ class Housekeeping:
         self._told_ms = 0.0
         self._working = 0
         self._waiting = 0
+        self._asked = asyncio.Event()
+        self._asking: list[asyncio.Future[None]] = []  # who waits for a flush of everything
 
     def register(self, calls: Calls) -> None:
         calls.handlers.update({"low water": self._take_low_water, "flush": self._flush_call})
@@ -86,8 +88,23 @@ class Housekeeping:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            await asyncio.sleep(ROUND_MS / 1000)
+            try:
+                async with asyncio.timeout(ROUND_MS / 1000):
+                    await self._asked.wait()
+            except TimeoutError:
+                pass
+            else:
+                await self._flush_all()
             await self._round()
+
+    async def _flush_all(self) -> None:
+        self._asked.clear()
+        asking, self._asking = self._asking, []
+        for number in list(self._machines):
+            await self.checkpoint(number)
+        for waiter in asking:
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def compact_forever(self) -> None:
         """Merge chunk files, one job of the node at a time, and remove those that nobody reads any more."""
@@ -150,7 +167,7 @@ class Housekeeping:
     async def _checkpoint_meta(self) -> None:
         snapshot = self._meta.snapshot()
         await self._world.workers.run(self._meta.stage, snapshot)
-        self._meta.checkpointed = snapshot.index
+        self._meta.checkpointed = max(self._meta.checkpointed, snapshot.index)  # a newer one may have been received
         keep = self._meta.forgettable
         group = self._driver.groups.get(0)
         if group is not None and keep >= group.log.first_index():
@@ -179,8 +196,10 @@ class Housekeeping:
     async def _checkpoint(self, machine: DataMachine) -> None:
         checkpoint = machine.data.freeze()
         for job in checkpoint.jobs:
-            await self._world.workers.run(job.run)
-            job.finish()
+            try:
+                await self._world.workers.run(job.run)
+            finally:
+                job.finish()
         await self._world.workers.run(machine.data.publisher(checkpoint))
         await self._world.workers.run(machine.data.store.collect)
 
@@ -229,6 +248,14 @@ class Housekeeping:
     # --- FLUSH --------------------------------------------------------------------------------------------------------
 
     async def _flush_call(self, body: memoryview, deadline: Deadline) -> bytes:
-        del body, deadline
-        await asyncio.gather(*(self.checkpoint(number) for number in list(self._machines)))
+        """Done by `run`: a caller that goes must not leave a flush half-way, a disk that fails must stop the node."""
+        del body
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asking.append(waiter)
+        self._asked.set()
+        try:
+            async with asyncio.timeout(max(0.0, deadline.left_ms) / 1000):
+                await waiter
+        except TimeoutError:
+            raise CallerError(Status.TIME_OUT, "the flush has begun and is being carried out") from None
         return pack(None)

@@ -80,7 +80,7 @@ _CLUSTER: list[Key] = [
         "67108864",
         "log_segment_bytes",
         "segment",
-        "bytes of a segment of the durable log, clipped to 1 MiB .. 256 MiB",
+        "bytes of a segment of the durable log, clipped to 16 MiB .. 256 MiB",
     ),
     _c("log_bytes_max", "1073741824", "log_bytes_max", "positive", "the durable log flushes what pins more than this"),
     _c("disk_free_min_bytes", "1073741824", "disk_free_min_bytes", "count", "below it points are refused (413)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,8 @@ from iotdb_cluster.packing import unpack
 from iotdb_cluster.requests import RequestId
 
 __all__ = ["MetaAccess"]
+
+logger = logging.getLogger(__name__)
 
 
 class MetaAccess:
@@ -59,7 +62,7 @@ class MetaAccess:
             ) from None
 
     async def propose(self, command: Callable[[RequestId], bytes], deadline: Deadline) -> Any:
-        """Have a command decided; its value, once this node has applied it. Raises what the decision was."""
+        """Have a command decided; its value, when this node has applied it, if it can. Raises what the decision was."""
         request = self._requests.take()
         body = GROUP.pack(0) + command(request)
 
@@ -75,5 +78,8 @@ class MetaAccess:
         finally:
             self._requests.finish(request)
         value, _ = unpack(answer)
-        await self.barrier(deadline)
+        try:
+            await self.barrier(deadline)
+        except CallerError as error:  # it is decided all the same, and strong reads ask for the barrier themselves
+            logger.debug("a decision is not seen here yet: %s", error.message)
         return value

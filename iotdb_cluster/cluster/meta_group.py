@@ -13,10 +13,10 @@ import crc32c
 
 from iotdb_cluster.cluster.group import Outcome
 from iotdb_cluster.cluster.log import make_durable_directories
-from iotdb_cluster.errors import CorruptData, check
+from iotdb_cluster.errors import CorruptData
 from iotdb_cluster.meta import MetaState
 from iotdb_cluster.packing import pack, unpack
-from iotdb_cluster.raft import ConfState, Entries, EntryKind, Snapshot
+from iotdb_cluster.raft import ConfState, Entries, EntryKind, LogView, Snapshot
 from iotdb_cluster.world import FileSystem
 
 __all__ = ["CHECKPOINT_ENTRIES", "MetaMachine"]
@@ -79,15 +79,24 @@ class MetaMachine:
         self.checkpointed = snapshot.index
         self._changed()
 
-    def recover(self, first_index: int, last_index: int) -> None:
-        """Load the newest checkpoint that the log continues; CorruptData where there is a gap between them."""
-        indexes = sorted(self._indexes(), reverse=True)
-        usable = [index for index in indexes if first_index - 1 <= index <= max(last_index, first_index - 1)]
-        if usable:
-            self.install(self._read(usable[0]))
-        else:
-            self.index = first_index - 1
-            check(self.index <= 1, "the meta log begins at %d and no checkpoint reaches it", first_index)
+    def recover(self, log: LogView) -> None:
+        """Load the newest checkpoint that the log continues; CorruptData where there is a gap between them.
+
+        A snapshot that was staged, and whose mark did not get into the log, may lie behind the log's end, or beside
+        entries of another leader: it does not count.
+        """
+        first, last = log.first_index(), log.last_index()
+        for index in sorted(self._indexes(), reverse=True):
+            if first - 1 <= index <= max(last, first - 1):
+                snapshot = self._read(index)
+                if snapshot.term == log.term(index):
+                    self.install(snapshot)
+                    return
+        self.index = first - 1
+        if self.index > 1:
+            raise CorruptData(
+                f"{self._directory}: the meta log begins at {first}, no checkpoint reaches it: {self._indexes()}"
+            )
 
     def _name(self, index: int) -> str:
         return f"{self._directory}/meta-{index:020d}.ckpt"
@@ -119,8 +128,10 @@ class MetaMachine:
             file.close()
         self._files.rename(path + ".tmp", path)
         self._files.sync_directory(self._directory)
-        for index in sorted(self._indexes())[:-2]:
-            self._files.remove(self._name(index))
+        for index in self._indexes():
+            # The one that the log continues stays until another one counts.
+            if index not in (snapshot.index, self.checkpointed):
+                self._files.remove(self._name(index))
 
     def _read(self, index: int) -> Snapshot:
         path = self._name(index)

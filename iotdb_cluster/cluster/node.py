@@ -52,6 +52,7 @@ from iotdb_cluster.cluster.texts import TextConverter
 from iotdb_cluster.cluster.writes import Writer
 from iotdb_cluster.data import DataGroup
 from iotdb_cluster.errors import CallerError, CorruptData, Status
+from iotdb_cluster.limits import APPEND_BYTES_MAX, INFLIGHT_BYTES_MAX, MIB, UNCOMMITTED_BYTES_MAX
 from iotdb_cluster.meta import Address, commands
 from iotdb_cluster.meta import Group as GroupRecord
 from iotdb_cluster.packing import pack, unpack
@@ -67,6 +68,7 @@ logger = logging.getLogger(__name__)
 TICK_PART = 1  # ticks a heartbeat interval
 ASK_TIMEOUT_MS = 5_000  # of one question to a seed at the first start
 LEVEL = 1  # the cluster level that this program knows
+APPLY_BYTES_MAX = 1 * MIB  # entries that are applied in one loop turn
 STOP_MS_MAX = 10_000  # of the last checkpoint at a clean stop
 
 
@@ -305,6 +307,10 @@ class Node:
             applied=applied,
             election_tick=election,
             heartbeat_tick=TICK_PART,
+            committed_bytes_per_ready_max=APPLY_BYTES_MAX,
+            # What a Ready can hold must fit in a segment, whole.
+            uncommitted_bytes_max=min(UNCOMMITTED_BYTES_MAX, settings.log_segment_bytes // 2),
+            inflight_bytes_max=max(APPEND_BYTES_MAX, min(INFLIGHT_BYTES_MAX, settings.log_segment_bytes // 4)),
             async_storage_writes=True,
             disable_proposal_forwarding=True,
         )
@@ -315,7 +321,7 @@ class Node:
             voters = ConfState(tuple(sorted(identifiers(self._settings.seeds).values())))
             await self._submitted(Install(identity.identifier, 1, 1, voters))
         machine = self._meta_machine
-        machine.recover(view.first_index(), view.last_index())
+        machine.recover(view)
         machine.members = view.initial_state()[1]
         if machine.index == 1:
             machine.term = 1

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from crc32c import crc32c
 
@@ -23,7 +23,7 @@ from iotdb_cluster.cluster.log.record import (
     content_bytes,
     content_pieces,
     pack_head,
-    unpack_head,
+    unpack_heads,
 )
 from iotdb_cluster.errors import CorruptData, check
 from iotdb_cluster.limits import LOG_BLOCK_BYTES
@@ -61,8 +61,7 @@ class BatchHead:
         return BATCH_HEAD_BYTES + self.length
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """Where a record's content lies: its offset from the batch's start, its length and CRC32C."""
 
     kind: Kind
@@ -131,8 +130,7 @@ def read_table(data: Buffer, offset: int, head: BatchHead) -> list[Placed] | Non
     if crc32c(table) != head.table_crc:
         return None
     placed: list[Placed] = []
-    for number in range(head.records):
-        kind, length, replica, crc = unpack_head(table, HEAD_BYTES * number)
+    for kind, length, replica, crc in unpack_heads(table):
         if crc32c(view[at : at + length]) != crc:
             return None
         placed.append(Placed(kind, replica, at, length, crc))

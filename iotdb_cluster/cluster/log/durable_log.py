@@ -330,9 +330,9 @@ class DurableLog:
 
     async def run(self) -> None:
         """Write what is submitted until `close`, or until a fault (which `on_fault` is told)."""
-        check(not self._running, "the log's writer runs already")
-        if self.failed is not None:
+        if self.failed is not None or (self._running and self._closing):
             return
+        check(not self._running, "the log's writer runs already")
         self._running = True
         try:
             while True:

@@ -16,7 +16,7 @@ content, u32 zero. Contents:
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import accumulate, pairwise
@@ -43,7 +43,7 @@ __all__ = [
     "decode_entries",
     "decode_terms",
     "pack_head",
-    "unpack_head",
+    "unpack_heads",
 ]
 
 VERSION: Final = 1
@@ -129,6 +129,9 @@ _KINDS: Final[dict[type, Kind]] = {
 }
 
 
+_BY_NUMBER: Final = (Kind.APPEND, *Kind)  # the first is never used
+
+
 def _conf_bytes(state: ConfState) -> int:
     members = len(state.voters) + len(state.learners) + len(state.voters_outgoing) + len(state.learners_next)
     return 9 + 8 * members
@@ -191,15 +194,15 @@ def pack_head(record: Record, length: int, pieces: Sequence[Buffer]) -> tuple[by
     return _HEAD.pack(_KINDS[type(record)], VERSION, 0, length, record.replica, crc, 0), crc
 
 
-def unpack_head(table: Buffer, offset: int) -> tuple[Kind, int, int, int]:
-    """(kind, bytes of the content, replica, CRC32C of the content). Raises CorruptData."""
-    kind, version, flags, length, replica, crc, _ = _HEAD.unpack_from(table, offset)
-    if version != VERSION or flags or not Kind.APPEND <= kind <= Kind.REMOVE:
-        raise CorruptData(
-            f"a log record has kind {kind}, version {version} and flags {flags}; "
-            f"this program knows kinds 1 to {Kind.REMOVE:d} of version {VERSION}"
-        )
-    return Kind(kind), length, replica, crc
+def unpack_heads(table: Buffer) -> Iterator[tuple[Kind, int, int, int]]:
+    """(kind, bytes of the content, replica, CRC32C of the content) of each record. Raises CorruptData."""
+    for kind, version, flags, length, replica, crc, _ in _HEAD.iter_unpack(table):
+        if version != VERSION or flags or not 0 < kind < len(_BY_NUMBER):
+            raise CorruptData(
+                f"a log record has kind {kind}, version {version} and flags {flags}; "
+                f"this program knows kinds 1 to {Kind.REMOVE:d} of version {VERSION}"
+            )
+        yield _BY_NUMBER[kind], length, replica, crc
 
 
 def decode_content(kind: Kind, replica: int, content: Buffer) -> Record:

@@ -11,7 +11,7 @@ import posixpath
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from crc32c import crc32c
@@ -27,13 +27,12 @@ from iotdb_cluster.world import FileSystem
 __all__ = ["Found", "Run", "Scan", "encode_accepted", "load_accepted", "replay", "scan", "scan_segment"]
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """An append record without its payloads."""
 
     replica: int
     first: int
-    count: int
+    number: int
     starts: list[tuple[int, int]]
     place: tuple[int, int, int]
 
@@ -219,7 +218,7 @@ def _replay_run(log: ReplicaLog, run: Run, known: set[int], broken: set[int], lo
     elif log.replica in broken:
         broken.discard(log.replica)
     known.add(log.replica)
-    log.append(run.first, run.count, run.starts, run.place)
+    log.append(run.first, run.number, run.starts, run.place)
 
 
 # --- accepted losses --------------------------------------------------------------------------------------------------

@@ -52,7 +52,9 @@ def _text(record: Record | Run) -> str:
     start = f"replica {record.replica}: "
     if isinstance(record, Run):
         terms = ", ".join(f"{term} from {index}" for index, term in record.starts)
-        return f"{start}append {record.first}..{record.first + record.count - 1}, term {terms}, {record.place[1]} bytes"
+        return (
+            f"{start}append {record.first}..{record.first + record.number - 1}, term {terms}, {record.place[1]} bytes"
+        )
     if isinstance(record, State):
         state = record.hard_state
         return f"{start}state term {state.term}, vote {state.vote}, commit {state.commit}"
