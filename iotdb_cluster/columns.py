@@ -274,6 +274,13 @@ class Shape:
     def __len__(self) -> int:
         return len(self.measurements)
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.measurements, self.types))
+
     @property
     def has_text(self) -> bool:
         return DataType.TEXT in self.types

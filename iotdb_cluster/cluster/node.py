@@ -45,7 +45,14 @@ from iotdb_cluster.cluster.schema_reads import SchemaServing
 from iotdb_cluster.cluster.service import VERSION, ClientNode
 from iotdb_cluster.cluster.serving import WriteServing
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
-from iotdb_cluster.cluster.startup import Tale, agree_with_seeds, identifiers
+from iotdb_cluster.cluster.startup import (
+    OtherSettings,
+    Refused,
+    Tale,
+    agree_with_seeds,
+    check_stored_settings,
+    identifiers,
+)
 from iotdb_cluster.cluster.statement_reads import ReadServices
 from iotdb_cluster.cluster.statements import Statements
 from iotdb_cluster.cluster.texts import TextConverter
@@ -353,6 +360,11 @@ class Node:
         identity = self._identity
         if not state.bootstrapped or identity is None:
             return
+        try:
+            check_stored_settings(self._settings, state.settings)
+        except OtherSettings as error:
+            self._fault(error)
+            return
         for node in state.nodes:
             self._addresses[node.id] = NodeAddress(*node.address)
             if node.incarnation:
@@ -462,12 +474,25 @@ class Node:
             address,
         ):
             return
-        await self._meta.propose(
-            lambda request: commands.register_node(
-                request, identity.identifier, identity.incarnation, identity.start_number, address, LEVEL
-            ),
-            self._deadline(),
-        )
+        try:
+            await self._meta.propose(
+                lambda request: commands.register_node(
+                    request, identity.identifier, identity.incarnation, identity.start_number, address, LEVEL
+                ),
+                self._deadline(),
+            )
+        except CallerError as error:
+            if error.code == Status.START_UP_ERROR:
+                raise Refused(error.message) from None
+            raise
+        self._compare_seeds()
+
+    def _compare_seeds(self) -> None:
+        """The stored membership rules; a seed list that says otherwise is worth a line."""
+        stored = sorted(f"{node.address.host}:{node.address.meta_port}" for node in self._meta.state.nodes)
+        given = sorted(seed.name for seed in self._settings.seeds)
+        if stored != given:
+            logger.warning("seed_nodes are %s; the cluster's members are %s, and these count", given, stored)
 
     def _deadline(self) -> Deadline:
         return Deadline(self._world, ASK_TIMEOUT_MS)

@@ -17,7 +17,16 @@ from iotdb_cluster.cluster.settings import NodeAddress, Settings
 from iotdb_cluster.errors import CallerError, Status, SystemFault
 from iotdb_cluster.world import World
 
-__all__ = ["Founders", "Refused", "Tale", "agree_with_seeds", "differences", "identifiers"]
+__all__ = [
+    "Founders",
+    "OtherSettings",
+    "Refused",
+    "Tale",
+    "agree_with_seeds",
+    "check_stored_settings",
+    "differences",
+    "identifiers",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +36,28 @@ REPORT_MS = 3_000  # between two lines that say who is missing
 
 class Refused(SystemFault):
     """The node must not start: the cluster, or another seed, says why. The command exits with code 3."""
+
+
+class OtherSettings(SystemFault):
+    """The data were made with settings that cannot be changed any more. The command exits with code 4."""
+
+
+def check_stored_settings(settings: Settings, stored: Mapping[str, Any]) -> None:
+    """Raise OtherSettings, naming each key with both values, where the cluster was founded with other ones."""
+    mine = {
+        "cluster_name": settings.cluster_name,
+        "replication": settings.replication,
+        "partition_interval_ms": settings.partition_interval_ms,
+        "timestamp_precision": settings.timestamp_precision,
+    }
+    names = {"replication": "default_replica_num", "partition_interval_ms": "partition_interval (here in ms)"}
+    unequal = [
+        f"{names.get(key, key)} is {value!r} in the configuration and {stored[key]!r} in the cluster"
+        for key, value in mine.items()
+        if stored.get(key) != value
+    ]
+    if unequal:
+        raise OtherSettings(f"{'; '.join(unequal)}: put the cluster's values back, they cannot be changed")
 
 
 @dataclass(frozen=True, slots=True)

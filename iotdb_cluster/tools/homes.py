@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-__all__ = ["PID_FILE", "home_of", "running_node", "take_pid_file"]
+__all__ = ["PID_FILE", "home_of", "is_alive", "running_node", "take_pid_file"]
 
 PID_FILE = "node.pid"
 LOCK_TRIES = 10
@@ -60,3 +60,15 @@ def running_node(home: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return None
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and whose parent has not asked yet does not."""
+    try:
+        os.kill(pid, 0)
+        state = (
+            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] if Path("/proc/self").exists() else "R"
+        )
+    except (OSError, IndexError):
+        return False
+    return state not in ("Z", "X")

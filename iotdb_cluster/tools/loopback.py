@@ -25,7 +25,7 @@ import click
 from iotdb_cluster.cluster.keys import CLUSTER_FILE
 from iotdb_cluster.tools.admin_client import AdminUnreachable, ask
 from iotdb_cluster.tools.exits import BAD_ARGUMENTS, DATA_UNUSABLE, DONE, UNREACHABLE
-from iotdb_cluster.tools.homes import running_node
+from iotdb_cluster.tools.homes import is_alive, running_node
 
 __all__ = ["Loopback", "main"]
 
@@ -183,7 +183,7 @@ class Loopback:
 
     def _runs(self, number: int, pid: int) -> bool:
         child = self._children.get(number)
-        return child.poll() is None if child is not None and child.pid == pid else _alive(pid)
+        return child.poll() is None if child is not None and child.pid == pid else is_alive(pid)
 
     def _signal(self, number: int, pid: int, what: signal.Signals) -> None:
         if self._runs(number, pid):
@@ -301,16 +301,6 @@ def _taken(port: int) -> bool:
         except OSError:
             return True
     return False
-
-
-def _alive(pid: int) -> bool:
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
 
 
 @click.group()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from iotdb_cluster.cluster.configuration import FILES, BadConfiguration, Loaded, PropertyFile, load
 from iotdb_cluster.cluster.node import Node
-from iotdb_cluster.cluster.startup import Refused
+from iotdb_cluster.cluster.startup import OtherSettings, Refused
 from iotdb_cluster.errors import CorruptData, SystemFault
 from iotdb_cluster.tools.exits import BAD_ARGUMENTS, DATA_UNUSABLE, DONE, REFUSED, UNREACHABLE
 from iotdb_cluster.tools.homes import PID_FILE, home_of, running_node, take_pid_file
@@ -143,7 +143,7 @@ def _run(loaded: Loaded) -> int:
     except Refused as error:
         logger.error("the node does not start: %s", error)
         return REFUSED
-    except (CorruptData, BlockingIOError) as error:
+    except (CorruptData, OtherSettings, BlockingIOError) as error:
         logger.error("the data directory cannot be used: %s", error)
         return DATA_UNUSABLE
     except SystemFault as error:

@@ -15,7 +15,7 @@ import click
 from iotdb_cluster.cluster.configuration import BadConfiguration
 from iotdb_cluster.tools.admin_client import AdminUnreachable, ask
 from iotdb_cluster.tools.exits import BAD_ARGUMENTS, DONE, UNREACHABLE
-from iotdb_cluster.tools.homes import home_of, running_node
+from iotdb_cluster.tools.homes import home_of, is_alive, running_node
 
 __all__ = ["main", "stop"]
 
@@ -42,7 +42,7 @@ def stop(conf: Path | None, port: int | None, seconds: float) -> int:
     with contextlib.suppress(ProcessLookupError):  # it ended in between: what was wanted
         os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + seconds
-    while _alive(pid):
+    while is_alive(pid):
         if time.monotonic() > deadline:
             click.echo(f"the node (pid {pid}) still runs after {seconds:.0f} s: look at its log", err=True)
             return UNREACHABLE
@@ -60,14 +60,6 @@ def _pid_by_port(port: int) -> int | None:
         return int(ask("127.0.0.1", port, {"command": "health"})["pid"])
     except (AdminUnreachable, KeyError):
         return None
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
 
 
 if __name__ == "__main__":

@@ -6,7 +6,14 @@ from collections.abc import Callable
 import pytest
 
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
-from iotdb_cluster.cluster.startup import Refused, Tale, agree_with_seeds, identifiers
+from iotdb_cluster.cluster.startup import (
+    OtherSettings,
+    Refused,
+    Tale,
+    agree_with_seeds,
+    check_stored_settings,
+    identifiers,
+)
 from iotdb_cluster.errors import CallerError, Status, SystemFault
 from iotdb_cluster.world import World
 
@@ -121,3 +128,21 @@ async def test_too_few_seeds_for_the_replicas() -> None:
 def test_a_tale_survives_the_wire() -> None:
     told = tale(settings(1), incarnations={"a:1": 3})
     assert Tale.load(told.dump()) == told
+
+
+def test_settings_that_cannot_change_are_compared_with_the_clusters() -> None:
+    stored = {
+        "cluster_name": "default",
+        "replication": 3,
+        "partition_interval_ms": 604_800_000,
+        "timestamp_precision": "ms",
+    }
+    check_stored_settings(settings(0), stored)
+    for changes, named in (
+        ({"replication": 2}, "default_replica_num is 2 in the configuration and 3 in the cluster"),
+        ({"partition_interval_ms": 1_000}, "partition_interval"),
+        ({"cluster_name": "other"}, "cluster_name is 'other' in the configuration and 'default' in the cluster"),
+        ({"timestamp_precision": "us"}, "timestamp_precision"),
+    ):
+        with pytest.raises(OtherSettings, match=named.replace("(", r"\(")):
+            check_stored_settings(settings(0, **changes), stored)

@@ -76,7 +76,8 @@ def test_stopping_where_nothing_was_ever_is_no_failure(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["abc"], ["0"], ["65"], ["-1"], ["--replication", "0"], ["--replicas", "2"], ["1", "2"], ["--port-offset", "10000"]],
+    [["abc"], ["0"], ["65"], ["-1"],
+     ["--replication", "0"], ["--replicas", "2"], ["1", "2"], ["--port-offset", "10000"]],
     ids=" ".join,
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused_with_1(

@@ -1,0 +1,210 @@
+"""Drivers of one group on several nodes in virtual time: durable logs on simulated disks, a network that loses things."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from iotdb_cluster.cluster.driver import Driver
+from iotdb_cluster.cluster.group import Group, Outcome
+from iotdb_cluster.cluster.log import DurableLog, Install, LogOptions
+from iotdb_cluster.limits import KIB
+from iotdb_cluster.raft import (
+    Config,
+    ConfState,
+    Entries,
+    Message,
+    MessageType,
+    RawNode,
+    Snapshot,
+    decode_message,
+    encode_message,
+)
+from iotdb_cluster.simulation import SimulatedClock, SimulatedDisk, SimulatedWorkers, VirtualLoop
+from iotdb_cluster.world import World
+
+T = TypeVar("T")
+TICK_MS = 100
+
+
+def run_virtual(main: Callable[[], Coroutine[Any, Any, T]], limit_s: float = 600) -> T:
+    """Run to the end on a loop whose time is virtual."""
+    loop = VirtualLoop()
+    loop.set_debug(True)
+
+    async def bounded() -> T:
+        async with asyncio.timeout(limit_s):
+            return await main()
+
+    try:
+        asyncio.set_event_loop(loop)
+        return loop.run_until_complete(bounded())
+    finally:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0.01))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+def world_of(seed: int, disk: SimulatedDisk | None = None) -> World:
+    """A simulated world without a network, on the running loop."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    rng = random.Random(seed)
+    workers = SimulatedWorkers(loop, random.Random(seed + 1))
+    files = (disk or SimulatedDisk(random.Random(seed + 2))).mount()
+    return World(SimulatedClock(loop), rng, files, None, workers)  # type: ignore[arg-type]
+
+
+class Machine:
+    """Remembers what was applied."""
+
+    def __init__(self) -> None:
+        self.applied: list[bytes] = []
+        self.index = 1
+        self.term = 1
+        self.members = ConfState()
+        self.runs: list[int] = []
+
+    def apply(self, entries: Entries) -> list[Outcome]:
+        self.runs.append(sum(map(len, entries.data)))
+        self.index, self.term = entries.last, entries.terms[-1]
+        outcomes = []
+        for data in entries.data:
+            if data:
+                self.applied.append(data)
+            outcomes.append(Outcome(data.decode() if len(data) < 100 else len(data)))
+        return outcomes
+
+    def configured(self, configuration: ConfState) -> None:
+        self.members = configuration
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(self.index, self.term, self.members, b"\n".join(self.applied))
+
+    def stage(self, snapshot: Snapshot) -> None:
+        """Nothing: these tests do not restart from one."""
+
+    def install(self, snapshot: Snapshot) -> None:
+        self.applied = snapshot.data.split(b"\n")
+        self.index, self.term = snapshot.index, snapshot.term
+
+
+class Outbox:
+    def __init__(self, cluster: Cluster, node: int) -> None:
+        self._cluster = cluster
+        self._node = node
+        self._parts: list[tuple[int, int, bytes, MessageType]] = []
+
+    def post(self, node: int, group: Group, message: Message, heartbeat: bool) -> None:
+        assert heartbeat == (message.type in (MessageType.HEARTBEAT, MessageType.HEARTBEAT_RESP))
+        self._parts.append((node, group.id, b"".join([encode_message(message)]), message.type))
+
+    def flush(self) -> None:
+        parts, self._parts = self._parts, []
+        for node, group, data, kind in parts:
+            self._cluster.carry(self._node, node, group, data, kind)
+
+
+class Cluster:
+    """`count` voters of group 7 on nodes 1..count; the replica of node n has id 100 + n."""
+
+    def __init__(self, seed: int, count: int = 3, apply_bytes_max: int = 256 * KIB) -> None:
+        self.random = random.Random(seed)
+        self.loss = 0.0
+        self.reorder = False
+        self.cut: set[frozenset[int]] = set()
+        self.drop: Callable[[MessageType], bool] = lambda kind: False
+        self.faults: list[BaseException] = []
+        self.drivers: dict[int, Driver] = {}
+        self.groups: dict[int, Group] = {}
+        self.machines: dict[int, Machine] = {}
+        self.logs: dict[int, DurableLog] = {}
+        self._apply_bytes_max = apply_bytes_max
+        self._seed = seed
+        self._tasks: list[asyncio.Task[None]] = []
+        self._nodes = list(range(1, count + 1))
+
+    async def start(self) -> None:
+        voters = ConfState(tuple(100 + node for node in self._nodes))
+        for node in self._nodes:
+            world = world_of(self._seed * 100 + node)
+            options = LogOptions(segment_bytes=1024 * KIB)
+            fault = self.faults.append
+            log = DurableLog.open(world.files, "/log", world.random, options, workers=world.workers, on_fault=fault)
+            self._tasks.append(asyncio.get_running_loop().create_task(log.run()))
+            replica = 100 + node
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            log.submit([Install(replica, 1, 1, voters)], lambda done=done: done.set_result(None))  # type: ignore[misc]
+            await done
+            driver = Driver(world, log, Outbox(self, node), node, TICK_MS, fault)
+            machine = Machine()
+            machine.members = voters
+            view = log.view(replica)
+            view.snapshot_source = machine.snapshot
+            raw = RawNode(
+                Config(
+                    replica,
+                    view,
+                    random.Random(self._seed + node),
+                    applied=1,
+                    election_tick=5,
+                    committed_bytes_per_ready_max=self._apply_bytes_max,
+                    async_storage_writes=True,
+                    disable_proposal_forwarding=True,
+                )
+            )
+            nodes = {100 + one: one for one in self._nodes}
+            group = Group(7, 1, replica, raw, view, machine, nodes, applied=1)
+            driver.add(group)
+            driver.start()
+            self.drivers[node], self.groups[node], self.machines[node], self.logs[node] = driver, group, machine, log
+
+    def carry(self, source: int, target: int, group: int, data: bytes, kind: MessageType) -> None:
+        rng = self.random
+        if frozenset((source, target)) in self.cut or rng.random() < self.loss or self.drop(kind):
+            return
+        delay = rng.uniform(0.0005, 0.08) if self.reorder else 0.001
+        for _ in range(2 if self.reorder and rng.random() < 0.05 else 1):
+            asyncio.get_running_loop().call_later(delay, self._deliver, target, group, data)
+
+    def _deliver(self, target: int, group: int, data: bytes) -> None:
+        self.drivers[target].step(self.drivers[target].groups[group], decode_message(data))
+
+    def isolate(self, node: int) -> None:
+        self.cut = {frozenset((node, other)) for other in self._nodes if other != node}
+
+    def heal(self) -> None:
+        self.cut = set()
+
+    async def leader(self) -> int:
+        """The node that leads, with an entry of its term committed."""
+        while True:
+            leading = [n for n, group in self.groups.items() if group.leads and group.raw.committed_in_term]
+            if leading:
+                return max(leading, key=lambda node: self.groups[node].raw.term)
+            await asyncio.sleep(0.05)
+
+    async def settle(self) -> None:
+        """Until every member has applied the same."""
+        self.heal()
+        self.loss, self.reorder = 0.0, False
+        self.drop = lambda kind: False
+        while True:
+            await asyncio.sleep(1)
+            node = await self.leader()
+            last = self.groups[node].raw.last_index
+            if all(group.applied == last for group in self.groups.values()):
+                return
+
+    async def close(self) -> None:
+        for driver in self.drivers.values():
+            driver.stop()
+        for log in self.logs.values():
+            await log.close()
+        await asyncio.wait(self._tasks)
+        assert not self.faults, self.faults

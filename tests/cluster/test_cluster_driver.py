@@ -1,0 +1,200 @@
+"""The driver: every proposal is answered, reads never go back, a long log does not keep the loop from its other work."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from iotdb_cluster.cluster.group import Outcome
+from iotdb_cluster.cluster.log import Compact
+from iotdb_cluster.errors import NotLeader, OutcomeUnknown
+from iotdb_cluster.limits import KIB
+from iotdb_cluster.raft import Entries, MessageType
+from iotdb_cluster.simulation import VirtualLoop
+from tests.cluster.shell import Cluster, run_virtual
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_proposal_is_answered_once_and_reads_never_go_back(seed: int) -> None:
+    async def main() -> None:
+        cluster = Cluster(seed)
+        await cluster.start()
+        rng = cluster.random
+        acked: set[bytes] = set()
+        refused: set[bytes] = set()
+        open_futures: list[asyncio.Future[Outcome]] = []
+        reads = 0
+
+        async def propose(payload: bytes) -> None:
+            node = rng.choice(list(cluster.groups))
+            try:
+                (future,) = cluster.drivers[node].propose(cluster.groups[node], [payload])
+            except NotLeader:
+                refused.add(payload)
+                return
+            open_futures.append(future)
+            try:
+                assert (await future).value == payload.decode()
+                acked.add(payload)
+            except NotLeader:
+                refused.add(payload)
+            except OutcomeUnknown:
+                pass
+
+        async def read() -> None:
+            nonlocal reads
+            node = rng.choice(list(cluster.groups))
+            before = set(acked)
+            try:
+                async with asyncio.timeout(3):
+                    await cluster.drivers[node].read_barrier(cluster.groups[node])
+            except TimeoutError:
+                return
+            assert before <= set(cluster.machines[node].applied)
+            reads += 1
+
+        cluster.loss, cluster.reorder = 0.05, True
+        tasks = []
+        for number in range(400):
+            tasks.append(asyncio.create_task(propose(b"p%d" % number)))
+            tasks.append(asyncio.create_task(read()))
+            await asyncio.sleep(rng.uniform(0, 0.05))
+            if number % 60 == 30:
+                cluster.isolate(rng.choice(list(cluster.groups)))
+            elif number % 60 == 55:
+                cluster.heal()
+        await cluster.settle()
+        await asyncio.gather(*tasks)
+        assert all(future.done() for future in open_futures)
+        assert reads > 50
+        assert len(acked) > 20
+        applied = cluster.machines[1].applied
+        assert len(applied) == len(set(applied))
+        assert acked <= set(applied)
+        assert not refused & set(applied)
+        for node, group in cluster.groups.items():
+            assert cluster.machines[node].applied == applied
+            assert not group.proposals
+            assert not group.read_rounds
+            assert not group.apply_waiting
+        await cluster.close()
+
+    run_virtual(main)
+
+
+def test_a_leader_that_is_cut_off_tells_its_proposers_that_the_outcome_is_unknown() -> None:
+    async def main() -> None:
+        cluster = Cluster(1)
+        await cluster.start()
+        node = await cluster.leader()
+        cluster.isolate(node)
+        (future,) = cluster.drivers[node].propose(cluster.groups[node], [b"lost"])
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        with pytest.raises(OutcomeUnknown):
+            await future
+        assert loop.time() - began < 2.5
+        assert not cluster.groups[node].proposals
+        await cluster.settle()
+        await cluster.close()
+
+    run_virtual(main)
+
+
+def test_a_read_of_an_earlier_life_answers_none_of_this_one() -> None:
+    async def main() -> None:
+        contexts = set()
+        for seed in (1, 2):
+            cluster = Cluster(seed)
+            await cluster.start()
+            node = await cluster.leader()
+            group = cluster.groups[node]
+            cluster.drop = lambda kind: kind in (MessageType.HEARTBEAT, MessageType.HEARTBEAT_RESP)
+            waiting = asyncio.create_task(cluster.drivers[node].read_barrier(group))
+            await asyncio.sleep(0.01)
+            contexts.update(group.read_rounds)
+            waiting.cancel()
+            await cluster.close()
+        assert len(contexts) == 2
+
+    run_virtual(main)
+
+
+def test_a_long_log_is_applied_in_pieces() -> None:
+    async def main() -> None:
+        cluster = Cluster(3, count=1, apply_bytes_max=64 * KIB)
+        await cluster.start()
+        node = await cluster.leader()
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        turn = 0
+        turns_of_runs: list[int] = []
+        machine = cluster.machines[node]
+        apply = machine.apply
+
+        def count() -> None:
+            nonlocal turn
+            turn += 1
+
+        def noted(entries: Entries) -> list[Outcome]:
+            turns_of_runs.append(turn)
+            return apply(entries)
+
+        machine.apply = noted  # type: ignore[method-assign]
+        loop.set_turn(count)
+        await asyncio.gather(*cluster.drivers[node].propose(cluster.groups[node], [bytes(8 * KIB)] * 100))
+        assert max(machine.runs) <= 64 * KIB
+        assert len(turns_of_runs) >= 10
+        assert len(set(turns_of_runs)) == len(turns_of_runs)
+        loop.set_turn(None)
+        await cluster.close()
+
+    run_virtual(main)
+
+
+def test_a_lost_snapshot_is_sent_again() -> None:
+    async def main() -> None:
+        cluster = Cluster(5)
+        await cluster.start()
+        node = await cluster.leader()
+        far = next(other for other in cluster.groups if other != node)
+        cluster.isolate(far)
+        for number in range(20):
+            await asyncio.gather(*cluster.drivers[node].propose(cluster.groups[node], [b"%d" % number]))
+        group = cluster.groups[node]
+        cluster.logs[node].submit([Compact(group.replica, 15, group.log.term(15))], lambda: None)
+        await asyncio.sleep(0.5)
+        lost = []
+
+        def first_snapshot(kind: MessageType) -> bool:
+            if kind is MessageType.SNAP and not lost:
+                lost.append(kind)
+                return True
+            return False
+
+        cluster.heal()
+        cluster.drop = first_snapshot
+        while cluster.groups[far].applied < 20:
+            await asyncio.sleep(0.5)
+        assert lost
+        await cluster.settle()
+        assert cluster.machines[far].applied == cluster.machines[node].applied
+        await cluster.close()
+
+    run_virtual(main, limit_s=60)
+
+
+def test_who_waits_for_an_index_and_gives_up_leaves_nothing_behind() -> None:
+    async def main() -> None:
+        cluster = Cluster(6)
+        await cluster.start()
+        node = await cluster.leader()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await cluster.drivers[node].wait_applied(cluster.groups[node], 1_000)
+        await asyncio.sleep(0.5)
+        assert not cluster.groups[node].apply_waiting
+        await cluster.close()
+
+    run_virtual(main)
