@@ -44,6 +44,7 @@ INFLIGHT_MESSAGES_MAX = 64  # append messages on the way to one follower
 INFLIGHT_BYTES_MAX = 16 * MIB  # their bytes
 APPEND_BYTES_MAX = 1 * MIB  # entries of one append message (one larger entry goes alone)
 UNCOMMITTED_BYTES_MAX = 64 * MIB  # proposed and not committed, a group; beyond it proposals are refused
+APPLY_BYTES_MAX = 1 * MIB  # entries that are applied in one loop turn
 COMMITTED_BYTES_PER_READY_MAX = 16 * MIB  # entries handed to apply at once
 FORWARD_HOPS_MAX = 3  # a request forwarded more often is going round in circles
 REQUESTS_AHEAD_MAX = 1 << 20  # sequence numbers of a node between its lowest unanswered request and its newest

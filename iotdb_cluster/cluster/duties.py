@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -17,6 +17,7 @@ from iotdb_cluster.cluster.calls import Deadline
 from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.group import Group
+from iotdb_cluster.cluster.membership import Membership
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.proposals import Proposals
 from iotdb_cluster.data import (
@@ -58,16 +59,14 @@ class Duties:
         meta: MetaAccess,
         proposals: Proposals,
         machines: dict[int, DataMachine],
-        found: Callable[[], Awaitable[None]],
-        register: Callable[[], Awaitable[None]],
+        membership: Membership,
     ) -> None:
         self._world = world
         self._driver = driver
         self._meta = meta
         self._proposals = proposals
         self._machines = machines
-        self._found = found
-        self._register = register
+        self._members = membership
         self._changed = asyncio.Event()
         self._progress: dict[int, tuple[int, DeleteProgress]] = {}
         self._running: dict[_Key, asyncio.Task[bool]] = {}
@@ -148,9 +147,9 @@ class Duties:
     async def _membership(self) -> bool:
         if not self._meta.state.bootstrapped:
             if self._meta.leads:
-                await self._found()
+                await self._members.found()
             return True
-        await self._register()
+        await self._members.register()
         return False
 
     # --- storage groups that go ---------------------------------------------------------------------------------------

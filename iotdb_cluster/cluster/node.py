@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from random import Random
+from contextlib import AsyncExitStack
 from typing import Any
 
-from iotdb_cluster.auth import SALT_BYTES, hash_password
 from iotdb_cluster.cluster.admin import AdminConnection
 from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
 from iotdb_cluster.cluster.catalog import Catalog
@@ -20,25 +19,25 @@ from iotdb_cluster.cluster.changes import Changes
 from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.duties import Duties
-from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.cluster.housekeeping import Housekeeping
 from iotdb_cluster.cluster.log import (
     DurableLog,
     Identity,
-    Install,
     LogOptions,
     make_durable_directories,
     open_identity,
     set_identifier,
 )
+from iotdb_cluster.cluster.membership import Membership, seed_addresses, tale_of
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.meta_group import MetaMachine
-from iotdb_cluster.cluster.outbox import PeerOutbox, read_batch
+from iotdb_cluster.cluster.outbox import PeerOutbox
 from iotdb_cluster.cluster.overview import Overview
 from iotdb_cluster.cluster.peers import NodePeers, PeerPorts
 from iotdb_cluster.cluster.points import PointServing
 from iotdb_cluster.cluster.proposals import Proposals
 from iotdb_cluster.cluster.queries import Queries
+from iotdb_cluster.cluster.replicas import TICK_PART, Replicas
 from iotdb_cluster.cluster.request_ids import RequestIds
 from iotdb_cluster.cluster.room import RoomGuard
 from iotdb_cluster.cluster.schema_reads import SchemaServing
@@ -47,36 +46,29 @@ from iotdb_cluster.cluster.serving import WriteServing
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
 from iotdb_cluster.cluster.startup import (
     OtherSettings,
-    Refused,
     Tale,
     agree_with_seeds,
     check_stored_settings,
-    identifiers,
 )
 from iotdb_cluster.cluster.statement_reads import ReadServices
 from iotdb_cluster.cluster.statements import Statements
 from iotdb_cluster.cluster.texts import TextConverter
 from iotdb_cluster.cluster.writes import Writer
-from iotdb_cluster.data import DataGroup
-from iotdb_cluster.errors import CallerError, CorruptData, Status
-from iotdb_cluster.limits import APPEND_BYTES_MAX, INFLIGHT_BYTES_MAX, MIB, UNCOMMITTED_BYTES_MAX
-from iotdb_cluster.meta import Address, commands
-from iotdb_cluster.meta import Group as GroupRecord
+from iotdb_cluster.errors import CallerError, Status
 from iotdb_cluster.packing import pack, unpack
-from iotdb_cluster.raft import Config, ConfState, RawNode
 from iotdb_cluster.rpc.peer_messages import PeerIdentity
 from iotdb_cluster.rpc.service import ClientService
-from iotdb_cluster.world import File, Server, World
+from iotdb_cluster.world import World
 
 __all__ = ["Node"]
 
 logger = logging.getLogger(__name__)
 
-TICK_PART = 1  # ticks a heartbeat interval
 ASK_TIMEOUT_MS = 5_000  # of one question to a seed at the first start
-LEVEL = 1  # the cluster level that this program knows
-APPLY_BYTES_MAX = 1 * MIB  # entries that are applied in one loop turn
-STOP_MS_MAX = 10_000  # of the last checkpoint at a clean stop
+HANDLERS = (
+    *("propose", "resolve", "retired", "schema", "points", "scan open", "scan pull", "scan close"),
+    *("low water", "flush", "state", "digest"),
+)
 
 
 class Node:
@@ -88,14 +80,13 @@ class Node:
         self._world = world
         self._settings = settings
         self._stop: asyncio.Future[None] | None = None
-        self._lock: File | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         self._machines: dict[int, DataMachine] = {}
         self._addresses: dict[int, NodeAddress] = {}
         self._incarnations: dict[int, int] = {}
         self._identity: Identity | None = None
-        self._admin: Server | None = None
-        self._client: ClientService | None = None
+        self._endings = AsyncExitStack()  # what was started ends in the opposite order
+        self._built = False
         self.serving = False
 
     def figures(self) -> dict[str, float]:
@@ -135,9 +126,10 @@ class Node:
                 start.result()
             await self._stop
         finally:
+            self.serving = False
             start.cancel()
             await asyncio.wait([start])
-            await self._close()
+            await self._endings.aclose()
 
     async def _start(self, on_serving: Callable[[], None]) -> None:
         self._take_directories()
@@ -145,10 +137,12 @@ class Node:
         identity = open_identity(world.files, settings.wal_path, settings.data_paths, world.random)
         self._incarnation = identity.incarnation
         self._peers = NodePeers(world, self._greeting(identity), self._addresses.get, settings.connection_timeout_ms)
+        self._endings.push_async_callback(self._peers.close)
         self._calls = Calls(0, self._peers)
         self._calls.handlers["tale"] = self._tell_tale
         self._register_later()
         self._ports = PeerPorts(world, self._calls.handlers, self._on_raft, self._admit, self._fault)
+        self._endings.push_async_callback(self._ports.close)
         await self._ports.start(settings.listen_host or settings.address.host, settings.address)
         if not identity.identifier:
             identity = await self._found(identity)
@@ -156,8 +150,8 @@ class Node:
         self._peers.identify(self._greeting(identity))
         self._calls.node = identity.identifier
         self._addresses.setdefault(identity.identifier, settings.address)
-        if not self._meta_addresses_known():
-            self._addresses.update(_seed_addresses(settings))
+        if len(self._addresses) == 1:  # no check told others: until meta does, the seed list has to
+            self._addresses.update({**seed_addresses(settings), identity.identifier: settings.address})
         await self._build(identity)
         await self._until_serving()
         on_serving()
@@ -167,13 +161,14 @@ class Node:
         for path in (self._settings.system_path, self._settings.wal_path, *self._settings.data_paths):
             make_durable_directories(files, path)
         try:
-            self._lock = files.lock(f"{self._settings.system_path}/lock")
+            lock = files.lock(f"{self._settings.system_path}/lock")
+            self._endings.callback(lock.close)
         except BlockingIOError:
             raise BlockingIOError(f"{self._settings.system_path} is used by another process") from None
 
     def _greeting(self, identity: Identity) -> PeerIdentity:
         incarnation = identity.incarnation.to_bytes(8, "big")
-        cluster = self._settings.cluster_name
+        cluster = self._settings.cluster_name if identity.identifier else ""  # a stranger hears how settings differ
         return PeerIdentity(identity.identifier, incarnation, "", cluster, identity.start_number)
 
     async def _found(self, identity: Identity) -> Identity:
@@ -189,9 +184,6 @@ class Node:
         self._incarnations.update(founders.incarnations)
         return set_identifier(self._world.files, self._settings.wal_path, identity, founders.me)
 
-    def _meta_addresses_known(self) -> bool:
-        return len(self._addresses) > 1
-
     # --- putting the rooms together -----------------------------------------------------------------------------------
 
     def _register_later(self) -> None:
@@ -201,21 +193,8 @@ class Node:
             del body, deadline
             raise CallerError(Status.PARTITION_NOT_READY, "the node is starting: try again")
 
-        for name in [
-            "propose",
-            "resolve",
-            "retired",
-            "schema",
-            "points",
-            "scan|open",
-            "scan|pull",
-            "scan|close",
-            "low|water",
-            "flush",
-            "state",
-            "digest",
-        ]:
-            self._calls.handlers.setdefault(name.replace("|", " "), not_yet)
+        for name in HANDLERS:
+            self._calls.handlers.setdefault(name, not_yet)
 
     async def _build(self, identity: Identity) -> None:
         world, settings = self._world, self._settings
@@ -224,6 +203,7 @@ class Node:
             world.files, settings.wal_path, world.random, options, workers=world.workers, on_fault=self._fault
         )
         self._spawn(self._log.run())
+        self._endings.push_async_callback(self._end_tasks)
         outbox = PeerOutbox(identity.identifier, identity.incarnation, self._peers.send_raft)
         tick_ms = settings.heartbeat_interval_ms / TICK_PART
         self._driver = Driver(world, self._log, outbox, identity.identifier, tick_ms, self._fault)
@@ -231,12 +211,24 @@ class Node:
         self._requests = RequestIds(identity.identifier, identity.start_number)
         self._proposals = Proposals(self._calls, self._leaders, self._requests)
         self._meta_machine = MetaMachine(world.files, f"{settings.system_path}/meta", self._meta_applied)
-        meta_group = await self._open_meta(identity)
+        self._replicas = Replicas(
+            world,
+            settings,
+            self._log,
+            self._driver,
+            self._machines,
+            self._incarnations,
+            self._wake_duties,
+            self._spawn,
+        )
+        meta_group = await self._replicas.open_meta(identity.identifier, self._meta_machine)
         self._meta = MetaAccess(
             self._driver, meta_group, self._meta_machine, self._calls, self._leaders, self._requests
         )
         self._catalog = Catalog(self._meta, self._calls, self._leaders, settings)
+        self._endings.callback(self._driver.stop)
         self._points = PointServing(world, self._driver, self._machines)
+        self._endings.callback(self._points.close)
         self._housekeeping = Housekeeping(
             world, settings, self._driver, self._log, self._meta_machine, self._machines, self._points, self._calls
         )
@@ -245,15 +237,8 @@ class Node:
         SchemaServing(self._driver, self._machines).register(self._calls)
         self._points.register(self._calls)
         self._housekeeping.register(self._calls)
-        self._duties = Duties(
-            world,
-            self._driver,
-            self._meta,
-            self._proposals,
-            self._machines,
-            self._bootstrap,
-            self._register_node,
-        )
+        membership = Membership(world, settings, identity, self._meta, self._addresses)
+        self._duties = Duties(world, self._driver, self._meta, self._proposals, self._machines, membership)
         self._handler = self._client_node()
         self._overview = Overview(
             world,
@@ -266,6 +251,7 @@ class Node:
             self._facts,
         )
         self._overview.register(self._calls)
+        self._built = True
         await self._listen_admin()
         self._driver.start()
         self._meta_changed()
@@ -302,54 +288,7 @@ class Node:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fault(error)
 
-    # --- groups -------------------------------------------------------------------------------------------------------
-
-    def _config(self, replica: int, log: Any, applied: int) -> Config:
-        settings = self._settings
-        election = max(2, round(settings.election_timeout_ms / settings.heartbeat_interval_ms * TICK_PART))
-        return Config(
-            replica,
-            log,
-            Random(self._world.random.getrandbits(64)),
-            applied=applied,
-            election_tick=election,
-            heartbeat_tick=TICK_PART,
-            committed_bytes_per_ready_max=APPLY_BYTES_MAX,
-            # What a Ready can hold must fit in a segment, whole.
-            uncommitted_bytes_max=min(UNCOMMITTED_BYTES_MAX, settings.log_segment_bytes // 2),
-            inflight_bytes_max=max(APPEND_BYTES_MAX, min(INFLIGHT_BYTES_MAX, settings.log_segment_bytes // 4)),
-            async_storage_writes=True,
-            disable_proposal_forwarding=True,
-        )
-
-    async def _open_meta(self, identity: Identity) -> Group:
-        view = self._log.view(identity.identifier)
-        if view.last_index() == 0:  # the founders are the group as of index 1, which holds no entry
-            voters = ConfState(tuple(sorted(identifiers(self._settings.seeds).values())))
-            await self._submitted(Install(identity.identifier, 1, 1, voters))
-        machine = self._meta_machine
-        machine.recover(view)
-        machine.members = view.initial_state()[1]
-        if machine.index == 1:
-            machine.term = 1
-        view.snapshot_source = machine.snapshot
-        raw = RawNode(self._config(identity.identifier, view, machine.index))
-        members = {member: member for member in (*machine.members.voters, *machine.members.learners)}
-        group = Group(0, 1, identity.identifier, raw, view, machine, members, applied=machine.index)
-        group.leader_changed = self._leader_changed
-        self._driver.add(group)
-        return group
-
-    async def _submitted(self, *records: Install) -> None:
-        """Wait until records are durable."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._log.submit(list(records), lambda: done.set_result(None))
-        await done
-
-    def _leader_changed(self, group: Group) -> None:
-        if group.leads:
-            logger.info("leads group %d in term %d", group.id, group.raw.term)
-        self._duties.wake()
+    # --- what changes -------------------------------------------------------------------------------------------------
 
     def _meta_applied(self) -> None:
         asyncio.get_running_loop().call_soon(self._meta_changed)
@@ -357,8 +296,7 @@ class Node:
     def _meta_changed(self) -> None:
         """Follow meta: addresses, incarnations, and the replicas that this node has."""
         state = self._meta_machine.state
-        identity = self._identity
-        if not state.bootstrapped or identity is None:
+        if not state.bootstrapped:
             return
         try:
             check_stored_settings(self._settings, state.settings)
@@ -369,40 +307,12 @@ class Node:
             self._addresses[node.id] = NodeAddress(*node.address)
             if node.incarnation:
                 self._incarnations[node.id] = node.incarnation
-        for record in state.groups:
-            replica = record.replica_of(identity.identifier)
-            if replica is not None and record.id not in self._opening and record.id not in self._driver.groups:
-                self._opening.add(record.id)
-                self._spawn(self._open_data(record, replica.id))
-        self._duties.wake()
+        self._replicas.follow(state.groups, self._calls.node)
+        self._wake_duties()
 
-    async def _open_data(self, record: GroupRecord, replica: int) -> None:
-        """Make, or open again, this node's replica of a data group."""
-        view = self._log.view(replica)
-        if view.last_index() == 0:
-            voters = ConfState(tuple(one.id for one in record.voters))
-            await self._submitted(Install(replica, 1, 1, voters))
-        path = f"{self._settings.data_paths[0]}/group-{record.id}-{record.generation}-{replica}"
-        make_durable_directories(self._world.files, path)
-        data = await self._world.workers.run(DataGroup.open, record.id, self._world.files, path)
-        machine = DataMachine(data, self._duties.wake)
-        applied = max(data.applied, 1)
-        if applied < view.first_index() - 1:
-            raise CorruptData(
-                f"group {record.id}: its checkpoint is at {data.applied}, its log begins at {view.first_index()}"
-            )
-        raw = RawNode(self._config(replica, view, applied))
-        nodes = {one.id: one.node for one in record.replicas}
-        group = Group(record.id, record.generation, replica, raw, view, machine, nodes, applied=applied)
-        group.leader_changed = self._leader_changed
-        self._machines[record.id] = machine
-        self._driver.add(group)
-        self._opening.discard(record.id)
-
-    @property
-    def _opening(self) -> set[int]:
-        found: set[int] = self.__dict__.setdefault("_opening_groups", set())
-        return found
+    def _wake_duties(self) -> None:
+        if self._built:
+            self._duties.wake()
 
     def _leader_here(self, number: int) -> int:
         group = self._driver.groups.get(number)
@@ -414,8 +324,6 @@ class Node:
         record = self._meta_machine.state.group(number)
         return [] if record is None else list(record.nodes)
 
-    # --- Raft messages ------------------------------------------------------------------------------------------------
-
     def _admit(self, identity: PeerIdentity) -> None:
         """Refuse a peer of another cluster, or one whose data are not those that the cluster knows."""
         if identity.cluster and identity.cluster != self._settings.cluster_name:
@@ -425,77 +333,8 @@ class Node:
             )
 
     def _on_raft(self, identity: PeerIdentity, batch: memoryview) -> None:
-        if self._identity is None or not hasattr(self, "_driver"):
-            return
-        try:
-            node, incarnation, envelopes = read_batch(batch)
-            known = self._incarnations.setdefault(node, incarnation)
-            if node != identity.node or known != incarnation:
-                return  # another incarnation of that node: what it says is not what the group knows it by
-            for envelope in envelopes:
-                group = self._driver.groups.get(envelope.group)
-                if group is None or (group.generation, group.replica) != (envelope.generation, envelope.replica):
-                    continue
-                if group.nodes.get(envelope.message.source) == node:
-                    self._driver.step(group, envelope.message)
-        except CorruptData as error:
-            logger.warning("a batch of node %d is dropped: %s", identity.node, error)
-
-    # --- duties -------------------------------------------------------------------------------------------------------
-
-    async def _bootstrap(self) -> None:
-        """Found the cluster: the meta group's leader does it once."""
-        settings = self._settings
-        salt = self._world.random.randbytes(SALT_BYTES)
-        hashed = await self._world.workers.run(hash_password, settings.admin_password, salt)
-        agreed = {
-            "cluster_name": settings.cluster_name,
-            "replication": settings.replication,
-            "partition_interval_ms": settings.partition_interval_ms,
-            "timestamp_precision": settings.timestamp_precision,
-        }
-        nodes = [
-            (number, Address(*self._addresses[number].dump()))
-            for number in sorted(identifiers(settings.seeds).values())
-        ]
-        command = commands.bootstrap(agreed, nodes, hashed, level=LEVEL)
-        await self._meta.propose(lambda _: command, self._deadline())
-
-    async def _register_node(self) -> None:
-        """Report this start to the cluster, once."""
-        identity = self._identity
-        if identity is None:
-            return
-        address = Address(*self._settings.address.dump())
-        known = self._meta.state.node(identity.identifier)
-        if known is not None and (known.incarnation, known.start, known.address) == (
-            identity.incarnation,
-            identity.start_number,
-            address,
-        ):
-            return
-        try:
-            await self._meta.propose(
-                lambda request: commands.register_node(
-                    request, identity.identifier, identity.incarnation, identity.start_number, address, LEVEL
-                ),
-                self._deadline(),
-            )
-        except CallerError as error:
-            if error.code == Status.START_UP_ERROR:
-                raise Refused(error.message) from None
-            raise
-        self._compare_seeds()
-
-    def _compare_seeds(self) -> None:
-        """The stored membership rules; a seed list that says otherwise is worth a line."""
-        stored = sorted(f"{node.address.host}:{node.address.meta_port}" for node in self._meta.state.nodes)
-        given = sorted(seed.name for seed in self._settings.seeds)
-        if stored != given:
-            logger.warning("seed_nodes are %s; the cluster's members are %s, and these count", given, stored)
-
-    def _deadline(self) -> Deadline:
-        return Deadline(self._world, ASK_TIMEOUT_MS)
+        if self._built:
+            self._replicas.receive(identity, batch)
 
     async def _flush_everywhere(self, paths: Any, deadline: Deadline) -> None:
         """FLUSH: every node's memtables go to disk; 303 where a path is no storage group."""
@@ -514,42 +353,34 @@ class Node:
 
     async def _tell_tale(self, body: memoryview, deadline: Deadline) -> bytes:
         del body, deadline
-        formed, incarnations = False, {}
-        if hasattr(self, "_meta_machine"):
-            state = self._meta_machine.state
-            formed = state.bootstrapped
-            nodes = state.nodes if formed else []
-            incarnations = {
-                f"{node.address.host}:{node.address.meta_port}": node.incarnation for node in nodes if node.registered
-            }
-        settings = self._settings
-        tale = Tale(
-            settings.address.name, settings.address, self._incarnation, settings.agreement(), formed, incarnations
-        )
-        return pack(tale.dump())
+        state = self._meta_machine.state if self._built else None
+        return pack(tale_of(self._settings, self._incarnation, state).dump())
 
     # --- serving ------------------------------------------------------------------------------------------------------
 
     async def _listen_admin(self) -> None:
         try:
-            self._admin = await self._world.network.listen(
+            admin = await self._world.network.listen(
                 "127.0.0.1", self._settings.nodetool_port, lambda: AdminConnection(self._overview.answer)
             )
+            self._endings.push_async_callback(admin.close)
         except OSError as error:
             logger.warning("nodetool port %d: %s; the node runs without", self._settings.nodetool_port, error)
 
     async def _until_serving(self) -> None:
         """Open the client port when this node knows the cluster and its groups have leaders."""
         settings = self._settings
-        self._client = ClientService(
+        client = ClientService(
             self._world, self._handler, self._fault, settings.connections_max, settings.frame_bytes_max
         )
+        self._endings.push_async_callback(self._ports.close)
+        self._endings.push_async_callback(client.close)
         opened = False
         told_ms = self._world.clock.monotonic_ms()
         while True:
             state = self._meta_machine.state
             if state.bootstrapped and not opened:
-                await self._client.start(settings.client_listen_host, settings.address.client_port)
+                await client.start(settings.client_listen_host, settings.address.client_port)
                 opened = True
             if opened and self._ready():
                 break
@@ -586,36 +417,11 @@ class Node:
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
-    async def _close(self) -> None:
-        """Stop serving, end the tasks, close the log; what is on disk is enough for the next start."""
-        self.serving = False
-        if self._client is not None:
-            await self._client.close()
-        if self._admin is not None:
-            await self._admin.close()
-        for name in ("_ports", "_peers"):
-            part = getattr(self, name, None)
-            if part is not None:
-                await part.close()
-        driver = getattr(self, "_driver", None)
-        if driver is not None:
-            driver.stop()
-        log = getattr(self, "_log", None)
-        for task in self._tasks[1:] if log is not None else self._tasks:
+    async def _end_tasks(self) -> None:
+        """What waits for the log is cancelled before the log ends, its writer with it."""
+        for task in self._tasks[1:]:
             task.cancel()
-        if log is not None:
-            await log.close()
+        await self._log.close()
         for task in self._tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        if hasattr(self, "_points"):
-            self._points.close()
-        if self._lock is not None:
-            self._lock.close()
-
-
-def _seed_addresses(settings: Settings) -> dict[int, NodeAddress]:
-    """The founders' addresses as the seed list has them."""
-    places = identifiers(settings.seeds)
-    return {places[seed.name]: seed for seed in settings.seeds if seed.data_port}
+        await asyncio.wait(self._tasks)

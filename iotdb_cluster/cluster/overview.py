@@ -191,8 +191,11 @@ class Overview:
         """[applied index, digest] of this node's replica, once it has applied the index that is asked for."""
         head, _ = unpack(body)
         group = replica_here(self._driver, int(head["group"]))
-        async with asyncio.timeout(max(0.0, deadline.left_ms) / 1000):
-            await self._driver.wait_applied(group, int(head["index"]))
+        try:
+            async with asyncio.timeout(max(0.0, deadline.left_ms) / 1000):
+                await self._driver.wait_applied(group, int(head["index"]))
+        except TimeoutError:
+            raise CallerError(Status.TIME_OUT, f"group {group.id} has not applied index {head['index']} here") from None
         data = self._machines[group.id].data
         return pack([data.applied, data.digest()])
 

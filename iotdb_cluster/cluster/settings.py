@@ -116,6 +116,15 @@ class Settings:
     def data_paths(self) -> tuple[str, ...]:
         return self.data_directories or (f"{self.directory}/data",)
 
+    def fixed(self) -> dict[str, Any]:
+        """What is fixed when the cluster is founded, as meta keeps it."""
+        return {
+            "cluster_name": self.cluster_name,
+            "replication": self.replication,
+            "partition_interval_ms": self.partition_interval_ms,
+            "timestamp_precision": self.timestamp_precision,
+        }
+
     def agreement(self) -> dict[str, Any]:
         """What must be equal on all nodes at the first start, by the names of the keys."""
         return {

@@ -44,16 +44,10 @@ class OtherSettings(SystemFault):
 
 def check_stored_settings(settings: Settings, stored: Mapping[str, Any]) -> None:
     """Raise OtherSettings, naming each key with both values, where the cluster was founded with other ones."""
-    mine = {
-        "cluster_name": settings.cluster_name,
-        "replication": settings.replication,
-        "partition_interval_ms": settings.partition_interval_ms,
-        "timestamp_precision": settings.timestamp_precision,
-    }
     names = {"replication": "default_replica_num", "partition_interval_ms": "partition_interval (here in ms)"}
     unequal = [
         f"{names.get(key, key)} is {value!r} in the configuration and {stored[key]!r} in the cluster"
-        for key, value in mine.items()
+        for key, value in settings.fixed().items()
         if stored.get(key) != value
     ]
     if unequal:

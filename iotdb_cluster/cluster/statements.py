@@ -26,7 +26,7 @@ from iotdb_cluster.cluster.specs import statement_spec
 from iotdb_cluster.cluster.texts import TextConverter
 from iotdb_cluster.cluster.writes import Writer
 from iotdb_cluster.errors import CallerError, Status
-from iotdb_cluster.limits import INT64_MAX, INT64_MIN
+from iotdb_cluster.limits import INT64_MAX, INT64_MIN, STATEMENT_CACHE_CHARS_MAX
 from iotdb_cluster.meta import commands
 from iotdb_cluster.partition import partition_bounds
 from iotdb_cluster.query import is_planned
@@ -83,6 +83,9 @@ from iotdb_cluster.sql import (
 from iotdb_cluster.world import World
 
 __all__ = ["Statements"]
+
+
+PARSE_INLINE_CHARS = STATEMENT_CACHE_CHARS_MAX  # longer texts, which no cache remembers, are parsed on a worker
 
 
 class Statements:
@@ -143,7 +146,7 @@ class Statements:
     ) -> ResultSet | None:
         """Run one statement of the kind that the call wants."""
         zone = zone_info(session.zone)
-        statement = parse(text, ParseContext(zone, self._world.clock.wall_ms(), self._settings.timestamp_precision))
+        statement = await self._parse(text, zone)
         if kind == "query" and not statement.is_query:
             raise CallerError(Status.EXECUTE_STATEMENT_ERROR, "Statement is not a query statement.")
         if kind == "update" and statement.is_query:
@@ -153,6 +156,12 @@ class Statements:
         await self._update(session, statement)
         return None
 
+    async def _parse(self, text: str, zone: tzinfo) -> Statement:
+        context = ParseContext(zone, self._world.clock.wall_ms(), self._settings.timestamp_precision)
+        if len(text) <= PARSE_INLINE_CHARS:
+            return parse(text, context)
+        return await self._world.workers.run(parse, text, context)
+
     async def batch(self, session: Session, texts: Sequence[str]) -> list[CallerError | None]:
         """Run each statement that is no query, in order."""
         outcomes: list[CallerError | None] = []
@@ -160,8 +169,7 @@ class Statements:
         for text in texts:
             outcomes.append(None)
             try:
-                context = ParseContext(zone, self._world.clock.wall_ms(), self._settings.timestamp_precision)
-                statement = parse(text, context)
+                statement = await self._parse(text, zone)
                 if statement.is_query:
                     raise CallerError(
                         Status.QUERY_NOT_ALLOWED,

@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[2]
 FREE_BYTES_MIN = 512 * 1024 * 1024  # of the disk, a node: two log segments, the reserve, and something to write
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 30
+NODE_CODES = range(1, 5)  # exit codes of a node that are handed on
 INTERRUPTED, TERMINATED = 130, 143
 NODES_MAX = 64
 OFFSETS = (-8_000, 9_800)  # with them every port of every node is one, and those of different kinds stay apart
@@ -264,11 +265,25 @@ class Loopback:
                 if self._serves(member):
                     del waiting[number]
                 elif self.pid(member) is None:
-                    raise CannotStart(f"node {number} ended: {_last_line(member)}", UNREACHABLE)
+                    child = self._children.get(number)
+                    code = UNREACHABLE if child is None or child.returncode not in NODE_CODES else child.returncode
+                    raise CannotStart(f"node {number} ended: {self._last_word(member)}", code)
             if waiting and time.monotonic() > deadline:
-                who = ", ".join(f"node {number}: {_last_line(member)}" for number, member in waiting.items())
+                who = ", ".join(f"node {number}: {self._last_word(member)}" for number, member in waiting.items())
                 raise CannotStart(f"not serving after {START_TIMEOUT_S} s: {who}", UNREACHABLE)
             time.sleep(0.05)
+
+    def _last_word(self, member: Member) -> str:
+        """What the node said last since its launch, and why."""
+        with contextlib.suppress(OSError), (member.directory / "logs" / "console.log").open("rb") as console:
+            console.seek(self._said_before.get(member.number, 0))
+            lines = console.read().decode(errors="replace").strip().splitlines()
+            failures = [line for line in lines if " ERROR " in line or " CRITICAL " in line]
+            if "Traceback" in "".join(lines):
+                return f"{': '.join(dict.fromkeys([*failures[-1:], lines[-1]]))} (all of it in {console.name})"
+            if lines:
+                return (failures or lines)[-1]
+        return f"it left no word in {member.directory / 'logs'}"
 
     def _serves(self, member: Member) -> bool:
         try:
@@ -282,15 +297,6 @@ class Loopback:
                 console.seek(self._said_before[member.number])
                 return f"serves clients on port {member.client_port}".encode() in console.read()
         return member.pid is not None and _taken(member.client_port)
-
-
-def _last_line(member: Member) -> str:
-    with contextlib.suppress(OSError):
-        lines = (member.directory / "logs" / "console.log").read_text(errors="replace").strip().splitlines()
-        wanted = [line for line in lines if " ERROR " in line or " CRITICAL " in line] or lines
-        if wanted:
-            return wanted[-1]
-    return f"it left no word in {member.directory / 'logs'}"
 
 
 def _taken(port: int) -> bool:

@@ -1,0 +1,160 @@
+"""The replicas of this node: opened as meta says, recovered from log and checkpoints, fed by peers' batches."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from random import Random
+from typing import Any
+
+from iotdb_cluster.cluster.data_group import DataMachine
+from iotdb_cluster.cluster.driver import Driver
+from iotdb_cluster.cluster.group import Group
+from iotdb_cluster.cluster.log import DurableLog, Install, ReplicaLog, make_durable_directories
+from iotdb_cluster.cluster.meta_group import MetaMachine
+from iotdb_cluster.cluster.outbox import read_batch
+from iotdb_cluster.cluster.settings import Settings
+from iotdb_cluster.cluster.startup import identifiers
+from iotdb_cluster.data import DataGroup
+from iotdb_cluster.errors import CorruptData
+from iotdb_cluster.limits import APPEND_BYTES_MAX, APPLY_BYTES_MAX, INFLIGHT_BYTES_MAX, UNCOMMITTED_BYTES_MAX
+from iotdb_cluster.meta import Group as GroupRecord
+from iotdb_cluster.raft import Config, ConfState, RawNode
+from iotdb_cluster.rpc.peer_messages import PeerIdentity
+from iotdb_cluster.world import World
+
+__all__ = ["TICK_PART", "Replicas"]
+
+logger = logging.getLogger(__name__)
+
+TICK_PART = 1  # ticks a heartbeat interval
+
+
+class Replicas:
+    """Opens the replicas of one node and hands them messages.
+
+    `incarnations` are those by which the cluster knows its nodes; one that is not known yet is taken from the first
+    message. `changed()` is called when a group's leader or a data group's state changed.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        settings: Settings,
+        log: DurableLog,
+        driver: Driver,
+        machines: dict[int, DataMachine],
+        incarnations: dict[int, int],
+        changed: Callable[[], None],
+        spawn: Callable[[Coroutine[Any, Any, Any]], None],
+    ) -> None:
+        self._world = world
+        self._settings = settings
+        self._log = log
+        self._driver = driver
+        self._machines = machines
+        self._incarnations = incarnations
+        self._changed = changed
+        self._spawn = spawn
+        self._opening: set[int] = set()
+
+    # --- opening ------------------------------------------------------------------------------------------------------
+
+    async def open_meta(self, node: int, machine: MetaMachine) -> Group:
+        """This node's replica of the meta group; its replica ids are the nodes' identifiers."""
+        view = self._log.view(node)
+        if view.last_index() == 0:  # the founders are the group as of index 1, which holds no entry
+            voters = ConfState(tuple(sorted(identifiers(self._settings.seeds).values())))
+            await self._submitted(Install(node, 1, 1, voters))
+        machine.recover(view)
+        machine.members = view.initial_state()[1]
+        if machine.index == 1:
+            machine.term = 1
+        view.snapshot_source = machine.snapshot
+        raw = RawNode(self._config(node, view, machine.index))
+        members = {member: member for member in (*machine.members.voters, *machine.members.learners)}
+        group = Group(0, 1, node, raw, view, machine, members, applied=machine.index)
+        self._drive(group)
+        return group
+
+    def follow(self, records: list[GroupRecord], node: int) -> None:
+        """Open what meta says that this node has and that is not open."""
+        for record in records:
+            replica = record.replica_of(node)
+            if replica is not None and record.id not in self._opening and record.id not in self._driver.groups:
+                self._opening.add(record.id)
+                self._spawn(self._open_data(record, replica.id))
+
+    async def _open_data(self, record: GroupRecord, replica: int) -> None:
+        """Make, or open again, this node's replica of a data group."""
+        view = self._log.view(replica)
+        if view.last_index() == 0:
+            voters = ConfState(tuple(one.id for one in record.voters))
+            await self._submitted(Install(replica, 1, 1, voters))
+        path = f"{self._settings.data_paths[0]}/group-{record.id}-{record.generation}-{replica}"
+        make_durable_directories(self._world.files, path)
+        data = await self._world.workers.run(DataGroup.open, record.id, self._world.files, path)
+        machine = DataMachine(data, self._changed)
+        applied = max(data.applied, 1)
+        if applied < view.first_index() - 1:
+            raise CorruptData(
+                f"group {record.id}: its checkpoint is at {data.applied}, its log begins at {view.first_index()}"
+            )
+        raw = RawNode(self._config(replica, view, applied))
+        nodes = {one.id: one.node for one in record.replicas}
+        group = Group(record.id, record.generation, replica, raw, view, machine, nodes, applied=applied)
+        self._machines[record.id] = machine
+        self._drive(group)
+        self._opening.discard(record.id)
+
+    def _drive(self, group: Group) -> None:
+        group.leader_changed = self._leader_changed
+        self._driver.add(group)
+
+    def _config(self, replica: int, log: ReplicaLog, applied: int) -> Config:
+        settings = self._settings
+        election = max(2, round(settings.election_timeout_ms / settings.heartbeat_interval_ms * TICK_PART))
+        return Config(
+            replica,
+            log,
+            Random(self._world.random.getrandbits(64)),
+            applied=applied,
+            election_tick=election,
+            heartbeat_tick=TICK_PART,
+            committed_bytes_per_ready_max=APPLY_BYTES_MAX,
+            # What a Ready can hold must fit in a segment, whole.
+            uncommitted_bytes_max=min(UNCOMMITTED_BYTES_MAX, settings.log_segment_bytes // 2),
+            inflight_bytes_max=max(APPEND_BYTES_MAX, min(INFLIGHT_BYTES_MAX, settings.log_segment_bytes // 4)),
+            async_storage_writes=True,
+            disable_proposal_forwarding=True,
+        )
+
+    async def _submitted(self, *records: Install) -> None:
+        """Wait until records are durable."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._log.submit(list(records), lambda: done.set_result(None))
+        await done
+
+    def _leader_changed(self, group: Group) -> None:
+        if group.leads:
+            logger.info("leads group %d in term %d", group.id, group.raw.term)
+        self._changed()
+
+    # --- messages -----------------------------------------------------------------------------------------------------
+
+    def receive(self, identity: PeerIdentity, batch: memoryview) -> None:
+        """Step a peer's messages; those for replicas that are not here, or from another incarnation, are dropped."""
+        try:
+            node, incarnation, envelopes = read_batch(batch)
+            known = self._incarnations.setdefault(node, incarnation)
+            if node != identity.node or known != incarnation:
+                return
+            for envelope in envelopes:
+                group = self._driver.groups.get(envelope.group)
+                if group is None or (group.generation, group.replica) != (envelope.generation, envelope.replica):
+                    continue
+                if group.nodes.get(envelope.message.source) == node:
+                    self._driver.step(group, envelope.message)
+        except CorruptData as error:
+            logger.warning("a batch of node %d is dropped: %s", identity.node, error)
