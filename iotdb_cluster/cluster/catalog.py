@@ -73,8 +73,10 @@ class Known:
         aliases = self.names.get(device, {})
         names = None
         if any(shape.measurements[at] in aliases for at in kept):
-            names = tuple(aliases.get(shape.measurements[at], shape.measurements[at]) for at in kept)
-        if len(kept) == len(shape):
+            # Where both names of a series are given the last one counts.
+            columns = {aliases.get(shape.measurements[at], shape.measurements[at]): at for at in kept}
+            names, kept = tuple(columns), list(columns.values())
+        if not failed and not missing:
             return Resolved(group, self.epoch, None if names is None else tuple(kept), None, names)
         if failed:
             unfit = ", ".join(name for name, _, _ in failed)

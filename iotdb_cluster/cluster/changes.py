@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from iotdb_cluster.data import (
     IntentKind,
     encode,
 )
-from iotdb_cluster.errors import CallerError, OutcomeUnknown, Status
+from iotdb_cluster.errors import CallerError, Moved, OutcomeUnknown, Status
 from iotdb_cluster.limits import INT64_MAX, INT64_MIN
 from iotdb_cluster.meta import commands
 from iotdb_cluster.packing import pack
@@ -29,6 +29,7 @@ from iotdb_cluster.schema import Alter, PathPattern, SeriesSpec, check_series_pa
 
 __all__ = ["Changes"]
 
+MOVED_PAUSE_MS = 10
 SERIES_PER_ENTRY = 5_000  # so that an entry with long names, tags and attributes stays below its limit
 
 
@@ -90,10 +91,21 @@ class Changes:
     ) -> list[CallerError | None]:
         """Create each; why not, by place. A spec that is an error already stays one."""
         outcomes: list[CallerError | None] = [spec if isinstance(spec, CallerError) else None for spec in specs]
+        wanted = {place: spec for place, spec in enumerate(specs) if not isinstance(spec, CallerError)}
+        while True:
+            await self._create_all(wanted, outcomes, deadline)
+            # What this node knew of the storage group was old: it was deleted, and is made again.
+            wanted = {place: spec for place, spec in wanted.items() if _is_gone(outcomes[place])}
+            if not wanted or deadline.passed:
+                return outcomes
+            await self._catalog.refresh(deadline)
+
+    async def _create_all(
+        self, wanted: Mapping[int, SeriesSpec], outcomes: list[CallerError | None], deadline: Deadline
+    ) -> None:
         batches: dict[int, _Batch] = {}
-        for place, spec in enumerate(specs):
-            if isinstance(spec, CallerError):
-                continue
+        for place, spec in wanted.items():
+            outcomes[place] = None
             try:
                 check_series_path(spec.path)
                 group = await self._catalog.storage_group(parent_path(spec.path), deadline)
@@ -103,7 +115,6 @@ class Changes:
             except CallerError as error:
                 outcomes[place] = error
         await asyncio.gather(*(self._create(batch, outcomes, deadline) for batch in batches.values()))
-        return outcomes
 
     async def _create(self, batch: _Batch, outcomes: list[CallerError | None], deadline: Deadline) -> None:
         for start in range(0, len(batch.specs), SERIES_PER_ENTRY):
@@ -121,12 +132,19 @@ class Changes:
     async def _at_schema_slot(
         self, group: StorageGroupRef, body: CreateSeries | AlterSeries | DeleteIntent, deadline: Deadline
     ) -> Any:
-        place = self._catalog.schema_place(group)
+        while True:
+            place = self._catalog.schema_place(group)
 
-        def payload(request: RequestId) -> bytes:
-            return encode(Header(request, group.id, place.slot, place.epoch), body)
+            def payload(request: RequestId, slot: int = place.slot, epoch: int = place.epoch) -> bytes:
+                return encode(Header(request, group.id, slot, epoch), body)
 
-        return await self._proposals.identified(lambda: place.group, payload, deadline)
+            try:
+                return await self._proposals.identified(lambda number=place.group: number, payload, deadline)  # type: ignore[misc]
+            except Moved:  # final for that id
+                if deadline.left_ms <= MOVED_PAUSE_MS:
+                    raise
+            await asyncio.sleep(MOVED_PAUSE_MS / 1000)
+            await self._catalog.refresh(deadline)
 
     async def alter(self, path: str, change: Alter, deadline: Deadline) -> None:
         await self._meta.barrier(deadline)
@@ -195,3 +213,7 @@ class Changes:
             raise CallerError(
                 Status.TIME_OUT, f"the delete in {group.path} has begun and is being carried out"
             ) from None
+
+
+def _is_gone(error: CallerError | None) -> bool:
+    return error is not None and error.code == Status.STORAGE_GROUP_NOT_EXIST

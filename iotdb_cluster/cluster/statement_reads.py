@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from iotdb_cluster.auth import AuthState
 from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
@@ -55,8 +55,10 @@ from iotdb_cluster.world import World
 __all__ = ["Interrupted", "ReadServices", "StatementReads"]
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 CLOSE_TIMEOUT_MS = 5_000
+MID_TIMEOUT_MS = 1_000  # of the try at a leader at consistency `mid`
 _LOST_CODES = (Status.NO_CONNECTION, Status.NO_LEADER, Status.QUERY_ID_NOT_EXIST)
 _ONE_PULL = Pull((0,))  # of one stream, whatever its number: answers are decoded by the kind of request
 
@@ -129,7 +131,7 @@ class StatementReads:
         """Fix what the statement sees of meta."""
         if self._consistency != "weak":
             try:
-                limit = self._s.settings.read_timeout_ms if self._consistency == "strong" else 1_000
+                limit = self._s.settings.read_timeout_ms if self._consistency == "strong" else MID_TIMEOUT_MS
                 await self._s.meta.barrier(self._deadline.within(limit))
             except CallerError:
                 if self._consistency == "strong":
@@ -164,21 +166,21 @@ class StatementReads:
         answers: dict[int, Any] = {}
 
         async def ask(owner: int, members: list[StorageGroupRef]) -> None:
-            async def attempt(node: int, within: Deadline) -> memoryview:
+            async def attempt(node: int, within: Deadline, consistency: str) -> memoryview:
                 items = []
                 for group in members:
                     place = self._s.catalog.schema_place(group)
                     items.append([group.id, group.path, place.slot, place.epoch])
                 head = {
                     "group": owner,
-                    "consistency": self._consistency,
+                    "consistency": consistency,
                     "question": question,
                     "storage_groups": items,
                     **arguments,
                 }
                 return await self._s.calls.call(node, "schema", pack(head), within)
 
-            reply, _ = unpack(await self._s.leaders.run(owner, attempt, self._deadline, repeatable=True))
+            reply, _ = unpack(await self._at_leader(owner, attempt))
             for group, item in zip(members, reply, strict=True):
                 answers[group.id] = item["value"]
                 # The lowest epoch under which any series was found: what was deleted since must not be read as it.
@@ -188,6 +190,25 @@ class StatementReads:
 
         await asyncio.gather(*(ask(owner, members) for owner, members in by_owner.items()))
         return [answers[group.id] for group in groups]
+
+    async def _at_leader(self, owner: int, attempt: Callable[[int, Deadline, str], Awaitable[T]]) -> T:
+        """Ask the leader; at `mid`, where it cannot be reached in time, whichever member answers, as it is."""
+
+        async def asked(node: int, within: Deadline) -> T:
+            return await attempt(node, within, "strong" if self._consistency == "mid" else self._consistency)
+
+        if self._consistency != "mid":
+            return await self._s.leaders.run(owner, asked, self._deadline, repeatable=True)
+        try:
+            return await self._s.leaders.run(owner, asked, self._deadline.within(MID_TIMEOUT_MS), repeatable=True)
+        except CallerError as error:
+            if error.code not in (*_LOST_CODES, Status.CONSISTENCY_FAILURE, Status.TIME_OUT):
+                raise
+
+        async def as_it_is(node: int, within: Deadline) -> T:
+            return await attempt(node, within, "weak")
+
+        return await self._s.leaders.run(owner, as_it_is, self._deadline, repeatable=True)
 
     async def _match_series(self, request: MatchSeries) -> list[list[SeriesInfo]]:
         texts = list(request.patterns)
@@ -292,11 +313,11 @@ class StatementReads:
             found.setdefault(one.storage_group_id, []).append(at)
         return found
 
-    def _head(self, share: _Share, request: Request) -> bytes:
+    def _head(self, share: _Share, request: Request, consistency: str) -> bytes:
         return pack(
             {
                 "group": share.owner,
-                "consistency": self._consistency,
+                "consistency": consistency,
                 "storage_group": share.group.id,
                 "schema_epoch": self._directories[share.group.id].epoch,
                 "units": [list(unit) for unit in share.units],
@@ -308,10 +329,10 @@ class StatementReads:
     async def _at_owner(self, share: _Share, method: str, request: Request) -> tuple[int, memoryview]:
         """(the node that answered, its answer)."""
 
-        async def attempt(node: int, within: Deadline) -> tuple[int, memoryview]:
-            return node, await self._s.calls.call(node, method, self._head(share, request), within)
+        async def attempt(node: int, within: Deadline, consistency: str) -> tuple[int, memoryview]:
+            return node, await self._s.calls.call(node, method, self._head(share, request, consistency), within)
 
-        return await self._s.leaders.run(share.owner, attempt, self._deadline, repeatable=True)
+        return await self._at_leader(share.owner, attempt)
 
     async def _open_scan(self, request: OpenScan) -> list[Stream]:
         jobs: list[tuple[_Share, tuple[int, ...]]] = []

@@ -14,8 +14,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ FREE_BYTES_MIN = 512 * 1024 * 1024  # of the disk, a node: two log segments, the
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 30
 NODE_CODES = range(1, 5)  # exit codes of a node that are handed on
+_KEPT = (signal.SIGINT, signal.SIGTERM)
 INTERRUPTED, TERMINATED = 130, 143
 NODES_MAX = 64
 OFFSETS = (-8_000, 9_800)  # with them every port of every node is one, and those of different kinds stay apart
@@ -244,7 +246,7 @@ class Loopback:
         if not file.exists():
             file.write_text("# Written by start-cluster.sh; keys: docs/configuration.md\n"
                             + "".join(f"{key}={value}\n" for key, value in lines.items()))  # fmt: skip
-        with (member.directory / "logs" / "console.log").open("ab") as console:
+        with (member.directory / "logs" / "console.log").open("ab") as console, _signals_wait():
             self._said_before[member.number] = console.tell()
             self._children[member.number] = subprocess.Popen(
                 [sys.executable, "-m", "iotdb_cluster.tools.node", "-c", str(conf), "-home", str(member.directory)],
@@ -297,6 +299,23 @@ class Loopback:
                 console.seek(self._said_before[member.number])
                 return f"serves clients on port {member.client_port}".encode() in console.read()
         return member.pid is not None and _taken(member.client_port)
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Keep SIGINT and SIGTERM until the end of the block: a process that was started must be known before they act."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {what: signal.signal(what, lambda number, _: came.append(number)) for what in _KEPT}
+    try:
+        yield
+    finally:
+        for what, handler in before.items():
+            signal.signal(what, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 def _taken(port: int) -> bool:

@@ -1,4 +1,4 @@
-"""Drivers of one group on several nodes in virtual time: durable logs on simulated disks, a network that loses things."""
+"""Drivers of one group on several nodes in virtual time: durable logs on simulated disks, a network with faults."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Cluster:
         self.loss = 0.0
         self.reorder = False
         self.cut: set[frozenset[int]] = set()
-        self.drop: Callable[[MessageType], bool] = lambda kind: False
+        self.drop: Callable[[MessageType], bool] = lambda _: False
         self.faults: list[BaseException] = []
         self.drivers: dict[int, Driver] = {}
         self.groups: dict[int, Group] = {}
@@ -193,7 +193,7 @@ class Cluster:
         """Until every member has applied the same."""
         self.heal()
         self.loss, self.reorder = 0.0, False
-        self.drop = lambda kind: False
+        self.drop = lambda _: False
         while True:
             await asyncio.sleep(1)
             node = await self.leader()

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from iotdb_cluster.cluster import request_ids
 from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
 from iotdb_cluster.cluster.failures import answer_bytes, failure_bytes, read_answer
-from iotdb_cluster.cluster.outbox import Channel
 from iotdb_cluster.cluster.proposals import Proposals
 from iotdb_cluster.cluster.request_ids import RequestIds
 from iotdb_cluster.data import NotReady, Retiring, StaleRequest
@@ -68,7 +67,7 @@ def leaders_run(
         world = world_of(1)
         leaders = Leaders(world, known, lambda _: [1, 2, 3])
 
-        async def attempt(node: int, within: Deadline) -> object:
+        async def attempt(node: int, _: Deadline) -> object:
             asked.append((loop.time(), node))
             await asyncio.sleep(0.0001)
             answer = answers(node, len(asked) - 1)
@@ -187,7 +186,7 @@ def test_a_request_that_hangs_stops_the_others_in_the_end(monkeypatch: pytest.Mo
 
 
 class NoPeers:
-    async def call(self, node: int, channel: Channel, method: str, body: bytes, timeout_ms: float) -> memoryview:
+    async def call(self, *_: object) -> memoryview:
         raise CallerError(Status.NO_CONNECTION, "nobody")
 
 
@@ -202,7 +201,7 @@ def identified(
         world = world_of(2)
         calls = Calls(1, NoPeers())
 
-        async def propose(body: memoryview, deadline: Deadline) -> bytes:
+        async def propose(body: memoryview, _: Deadline) -> bytes:
             seen.append(bytes(body))
             found = answer(len(seen) - 1)
             if isinstance(found, CallerError):

@@ -1,4 +1,4 @@
-"""The driver: every proposal is answered, reads never go back, a long log does not keep the loop from its other work."""
+"""The driver: every proposal is answered, reads never go back, a long log leaves the loop to its other work."""
 
 from __future__ import annotations
 
@@ -175,8 +175,7 @@ def test_a_lost_snapshot_is_sent_again() -> None:
 
         cluster.heal()
         cluster.drop = first_snapshot
-        while cluster.groups[far].applied < 20:
-            await asyncio.sleep(0.5)
+        await cluster.drivers[far].wait_applied(cluster.groups[far], 20)
         assert lost
         await cluster.settle()
         assert cluster.machines[far].applied == cluster.machines[node].applied

@@ -15,7 +15,8 @@ from iotdb_cluster.auth import AuthState, Privilege
 from iotdb_cluster.cluster.calls import Deadline
 from iotdb_cluster.cluster.points import PointServing, _Cursor
 from iotdb_cluster.cluster.queries import Queries, _Runner, _Running
-from iotdb_cluster.cluster.statement_reads import Interrupted, StatementReads, _Cursor as _RemoteCursor
+from iotdb_cluster.cluster.statement_reads import Interrupted, StatementReads
+from iotdb_cluster.cluster.statement_reads import _Cursor as _RemoteCursor
 from iotdb_cluster.columns import DataType, RowBatch
 from iotdb_cluster.errors import CallerError, Status
 from iotdb_cluster.limits import CURSOR_IDLE_MS_MAX
@@ -314,8 +315,8 @@ def test_a_lost_cursor_can_be_told_from_other_failures(code: Status) -> None:
         world, _ = slow_world(0.001)
         with pytest.raises(Interrupted):
             await reads_with(world, FakeCalls(lambda *_: CallerError(code, "lost"))).answer(Pull((1,)))
+        other = FakeCalls(lambda *_: CallerError(Status.INTERNAL_SERVER_ERROR, "bug"))
         with pytest.raises(CallerError) as caught:
-            other = FakeCalls(lambda *_: CallerError(Status.INTERNAL_SERVER_ERROR, "bug"))
             await reads_with(world, other).answer(Pull((1,)))
         assert not isinstance(caught.value, Interrupted)
 

@@ -36,27 +36,25 @@ class FakeCatalog:
         self.refreshed = 0
         self.broken: dict[str, CallerError] = {}
 
-    def place(self, group: StorageGroupRef, partition: int) -> Place:
+    def place(self, _: StorageGroupRef, partition: int) -> Place:
         return Place(partition % 7, 1, 1)
 
     def current(self, group: StorageGroupRef) -> StorageGroupRef | None:
         return group if group == self.group else None
 
-    async def refresh(self, deadline: Deadline) -> None:
+    async def refresh(self, _: Deadline) -> None:
         self.refreshed += 1
 
-    async def storage_group(self, device: str, deadline: Deadline) -> StorageGroupRef:
+    async def storage_group(self, device: str, _: Deadline) -> StorageGroupRef:
         if device.startswith("root.other"):
             return StorageGroupRef(6, "root.other", None)
         return self.group
 
-    async def ensure(
-        self, group: StorageGroupRef, devices: Mapping[str, Mapping[str, DataType]], deadline: Deadline
-    ) -> Known:
+    async def ensure(self, group: StorageGroupRef, devices: Mapping[str, Mapping[str, DataType]], _: Deadline) -> Known:
         await asyncio.sleep(0)
         if group.path in self.broken:
             raise self.broken[group.path]
-        return Known(self.epoch, {device: self.types for device in devices}, {})
+        return Known(self.epoch, dict.fromkeys(devices, self.types), {})
 
 
 class FakeProposals:
@@ -68,10 +66,10 @@ class FakeProposals:
 
     async def identified(
         self,
-        group: Callable[[], int],
+        _group: Callable[[], int],
         payload: Callable[[RequestId], bytes],
-        deadline: Deadline,
-        open_unit: Callable[[], Awaitable[None]] | None = None,
+        _deadline: Deadline,
+        _open_unit: Callable[[], Awaitable[None]] | None = None,
     ) -> Any:
         self.sequence += 1
         entry = payload(RequestId(1, 1, self.sequence, 1))
@@ -123,7 +121,7 @@ def test_what_is_outdated_is_cut_anew_and_failures_name_the_rows_of_the_call(out
     blocks = [tablet([250, 10, 120, 20, 130]), tablet([140, 30], "root.sg.d2")]
     met: set[int] = set()
 
-    def refuse(header: Header, times: list[int]) -> CallerError | None:
+    def refuse(header: Header, _: list[int]) -> CallerError | None:
         if header.partition == 1 and header.request.sequence not in met and len(met) < 2:
             met.add(header.request.sequence)
             if len(met) == 2:
@@ -150,7 +148,7 @@ def test_rows_outside_the_ttl_do_not_shift_the_others() -> None:
     catalog.group = catalog.group._replace(ttl_ms=1_000)
     blocks = [tablet([50, 4_900, 60, 4_110, 4_910, 4_120])]
 
-    def refuse(header: Header, times: list[int]) -> CallerError | None:
+    def refuse(header: Header, _: list[int]) -> CallerError | None:
         return OutcomeUnknown("?") if header.partition == 41 else None
 
     failures, proposals = insert(blocks, catalog, refuse, now=5_000)

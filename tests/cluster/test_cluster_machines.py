@@ -1,0 +1,385 @@
+"""State machines in the shell, and what a node does unasked: checkpoints, the log's low water, deletes, room."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iotdb_cluster.cluster.calls import Deadline
+from iotdb_cluster.cluster.data_group import DataMachine
+from iotdb_cluster.cluster.duties import Duties
+from iotdb_cluster.cluster.group import Outcome
+from iotdb_cluster.cluster.housekeeping import Housekeeping
+from iotdb_cluster.cluster.log import Compact
+from iotdb_cluster.cluster.meta_group import MetaMachine
+from iotdb_cluster.cluster.proposals import GROUP
+from iotdb_cluster.cluster.room import RoomGuard
+from iotdb_cluster.cluster.serving import WriteServing
+from iotdb_cluster.cluster.settings import NodeAddress, Settings
+from iotdb_cluster.columns import Column, DataType, Tablet, shape_of
+from iotdb_cluster.data import Header, OpenUnit, encode, encode_insert
+from iotdb_cluster.errors import CallerError, InvariantViolation, Moved, Status
+from iotdb_cluster.limits import MIB
+from iotdb_cluster.meta import commands
+from iotdb_cluster.packing import pack, unpack
+from iotdb_cluster.raft import ConfState, Entries, Snapshot
+from iotdb_cluster.requests import NO_REQUEST, RequestId
+from iotdb_cluster.simulation import SimulatedDisk
+from tests.cluster.shell import run_virtual, world_of
+
+ADDRESS = NodeAddress("127.0.0.1", 1, 2, 3)
+SETTINGS = Settings(ADDRESS, (ADDRESS,), "/d", memtable_bytes_max=10 * MIB, disk_free_min_bytes=MIB)
+
+
+# --- the meta group's checkpoints -------------------------------------------------------------------------------------
+
+
+class MetaLog:
+    """The durable log as `recover` sees it: every entry is of the term that `terms` says."""
+
+    def __init__(self) -> None:
+        self.mark = (1, 1)
+        self.entries: dict[int, tuple[int, bytes]] = {}
+
+    def first_index(self) -> int:
+        return self.mark[0] + 1
+
+    def last_index(self) -> int:
+        return max(self.entries, default=self.mark[0])
+
+    def term(self, index: int) -> int:
+        return self.mark[1] if index == self.mark[0] else self.entries[index][0]
+
+
+def entry(index: int) -> bytes:
+    return commands.create_user(RequestId(1, 1, index, 1), f"user{index}", "hash")
+
+
+def applied(machine: MetaMachine, first: int, last: int, term: int) -> None:
+    for index in range(first, last + 1):
+        machine.apply(Entries(index, [term], [0], [entry(index)]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1 << 30))
+def test_meta_comes_back_from_every_power_cut(seed: int) -> None:
+    rng = random.Random(seed)
+    disk = SimulatedDisk(random.Random(seed + 1))
+    log = MetaLog()
+    machine = MetaMachine(disk.mount(), "/meta", lambda: None)
+    machine.recover(log)  # type: ignore[arg-type]
+    for _ in range(12):
+        action = rng.random()
+        term = max(machine.term, 1) + (rng.random() < 0.3)
+        if action < 0.4:
+            first, last = machine.index + 1, machine.index + rng.randint(1, 900)
+            log.entries = {index: one for index, one in log.entries.items() if index < first}
+            log.entries.update(dict.fromkeys(range(first, last + 1), (term, b"")))
+            applied(machine, last, last, term)
+        elif action < 0.6 and machine.index > 1:
+            snapshot = machine.snapshot()
+            machine.stage(snapshot)
+            if rng.random() < 0.7:  # else the power goes before anybody knew
+                machine.checkpointed = snapshot.index
+                keep = machine.forgettable
+                if keep >= log.first_index():
+                    log.mark = (keep, log.term(keep))
+                    log.entries = {index: one for index, one in log.entries.items() if index > keep}
+        elif action < 0.8:
+            other = MetaMachine(disk.mount(), "/elsewhere", lambda: None)
+            other.index = machine.index
+            index = machine.index + rng.randint(1, 2_000)
+            applied(other, index, index, term)
+            received = Snapshot(index, term, ConfState((1,)), other.state.dump())
+            machine.stage(received)
+            if rng.random() < 0.4:
+                log.mark, log.entries = (index, term), {}
+                machine.install(received)
+            elif rng.random() < 0.5:  # entries of an older leader reach beyond it: they were never committed
+                old = machine.index + 1
+                log.entries.update({at: (max(term - 1, 0), b"") for at in range(old, index + 5)})
+        if rng.random() < 0.5:
+            before, state = machine.index, machine.state.dump()
+            disk.power_cut()
+            disk.power_on()
+            machine = MetaMachine(disk.mount(), "/meta", lambda: None)
+            machine.recover(log)  # type: ignore[arg-type]
+            assert log.first_index() - 1 <= machine.index <= log.last_index()
+            # Beyond what was applied only where the log agrees with a staged snapshot: then all of it is committed.
+            assert machine.index <= before or machine.term == log.term(machine.index)
+            if machine.index == before and machine.index > 1:
+                assert machine.state.dump() == state
+            elif machine.index < before:
+                applied(machine, before, before, log.term(before))
+
+
+# --- deletes that somebody waits for ----------------------------------------------------------------------------------
+
+
+class FakeData:
+    def __init__(self) -> None:
+        self.last_intent = 0
+        self.open: set[int] = set()
+        self.dropped = False
+        self.applied = self.published = 0
+
+    def is_dropped(self, _: int) -> bool:
+        return self.dropped
+
+    def is_retired(self, _: int, number: int) -> bool:
+        return number <= self.last_intent and number not in self.open
+
+    def apply_many(self, first: int, _: list[int], payloads: list[bytes]) -> list[Outcome]:
+        self.applied = first + len(payloads) - 1
+        return [Outcome() for _ in payloads]
+
+
+def test_a_delete_that_the_replica_has_not_heard_of_is_not_retired() -> None:
+    async def main() -> None:
+        data = FakeData()
+        machine = DataMachine(data, lambda: None)  # type: ignore[arg-type]
+        waiting = [asyncio.create_task(machine.retired(5, 3)) for _ in range(2)]
+        dropped = asyncio.create_task(machine.retired(6, 9))
+        await asyncio.sleep(1)
+        assert not any(task.done() for task in waiting)
+        data.last_intent, data.open = 3, {3}
+        machine.apply(Entries(2, [1], [0], [b"x"]))
+        waiting[0].cancel()
+        await asyncio.sleep(1)
+        assert not waiting[1].done()
+        data.open = set()
+        machine.apply(Entries(3, [1], [0], [b"x"]))
+        await waiting[1]
+        assert not dropped.done()
+        data.dropped = True
+        machine.apply(Entries(4, [1], [0], [b"x"]))
+        await dropped
+        assert not machine._retired
+
+    run_virtual(main)
+
+
+# --- a leader's refusals ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("refusal", "confirmed"), [(CallerError(Status.TIMESERIES_NOT_EXIST, "no series"), True), (Moved("m"), False)]
+)
+def test_a_refusal_that_may_change_is_confirmed_by_a_majority(refusal: CallerError, confirmed: bool) -> None:
+    async def main() -> None:
+        barriers = []
+        world = world_of(1)
+
+        def validate(_: bytes) -> None:
+            if not barriers:
+                raise refusal
+
+        async def read_barrier(_: Any, leader_only: bool) -> int:
+            barriers.append(leader_only)
+            return 1
+
+        def propose(*_: Any) -> list[asyncio.Future[Outcome]]:
+            future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            future.set_result(Outcome("done"))
+            return [future]
+
+        group = SimpleNamespace(id=7, leads=True)
+        driver = SimpleNamespace(groups={7: group}, read_barrier=read_barrier, propose=propose)
+        machines = {7: SimpleNamespace(data=SimpleNamespace(validate=validate))}
+        guard = SimpleNamespace(check=lambda _: None)
+        serving = WriteServing(driver, machines, None, guard)  # type: ignore[arg-type]
+        body = memoryview(GROUP.pack(7) + b"entry")
+        if confirmed:
+            assert unpack(await serving.propose(body, Deadline(world, 1_000)))[0] == "done"
+            assert barriers == [True]
+            return
+        with pytest.raises(type(refusal)):
+            await serving.propose(body, Deadline(world, 1_000))
+        assert not barriers
+
+    run_virtual(main)
+
+
+# --- room -------------------------------------------------------------------------------------------------------------
+
+
+def test_points_are_refused_without_room_and_the_rest_goes_on() -> None:
+    async def main() -> None:
+        world = world_of(1)
+        used, free = [0], [5 * MIB]
+        files = SimpleNamespace(free_bytes=lambda _: free[0])
+        guard = RoomGuard(SimpleNamespace(clock=world.clock, files=files), SETTINGS, lambda: used[0])  # type: ignore[arg-type]
+        columns = [Column.of(DataType.INT32, [1])]
+        block = Tablet("root.sg.d", shape_of(("s",), (DataType.INT32,)), Column.of(DataType.INT64, [1]).values, columns)  # type: ignore[arg-type]
+        points = encode_insert(Header(RequestId(1, 1, 1, 1), 1), [block])
+        other = encode(Header(NO_REQUEST, 1), OpenUnit(0, 0))
+        guard.check(points)
+        used[0] = 10 * MIB
+        with pytest.raises(CallerError, match="memtables hold 10 of 10 MiB") as caught:
+            guard.check(points)
+        assert caught.value.code == Status.WRITE_PROCESS_REJECT
+        guard.check(other)
+        used[0], free[0] = 0, MIB - 1
+        guard.check(points)  # asked half a second ago at most
+        await asyncio.sleep(1)
+        with pytest.raises(CallerError, match="kept in reserve"):
+            guard.check(points)
+        guard.check(other)
+
+    run_virtual(main)
+
+
+# --- housekeeping -----------------------------------------------------------------------------------------------------
+
+
+class FakeJob:
+    def __init__(self) -> None:
+        self.ran = self.finished = False
+
+    def run(self) -> None:
+        self.ran = True
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+def housekeeping(machines: dict[int, Any], groups: dict[int, Any]) -> tuple[Housekeeping, list[Compact]]:
+    world = world_of(1)
+    submitted: list[Compact] = []
+    log = SimpleNamespace(submit=lambda records, _: submitted.extend(records), bytes_pinned=lambda: 0)
+    meta = SimpleNamespace(checkpoint_due=False)
+    cursors = SimpleNamespace(expire=lambda: None)
+    calls = SimpleNamespace(node=1)
+    driver = SimpleNamespace(groups=groups)
+    keeper = Housekeeping(world, SETTINGS, driver, log, meta, machines, cursors, calls)  # type: ignore[arg-type]
+    return keeper, submitted
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500), st.booleans()), max_size=30))
+def test_the_log_forgets_nothing_that_is_needed(steps: list[tuple[int, int, bool]]) -> None:
+    async def main() -> None:
+        published, match, forgotten = 0, 0, 0
+        data = SimpleNamespace(published=0)
+        status = SimpleNamespace(progress={1: SimpleNamespace(match=10_000), 2: SimpleNamespace(match=0)})
+        log = SimpleNamespace(first_index=lambda: forgotten + 1, term=lambda _: 1)
+        group = SimpleNamespace(id=7, replica=3, leads=True, log=log, raw=SimpleNamespace(status=lambda: status))
+        keeper, submitted = housekeeping({7: SimpleNamespace(data=data)}, {7: group})
+        for more, matched, leads in steps:
+            published, match = published + more, match + matched
+            data.published, status.progress[2].match, group.leads = published, match, leads
+            if not leads:
+                await keeper._take_low_water(memoryview(pack({"7": match})), Deadline(world_of(1), 1))
+            keeper._compact(group)  # type: ignore[arg-type]
+            for record in submitted:
+                assert forgotten < record.index <= min(published, match)
+                forgotten = record.index
+            submitted.clear()
+
+    run_virtual(main)
+
+
+def test_a_flush_whose_caller_goes_is_carried_out_whole() -> None:
+    async def main() -> None:
+        jobs = [FakeJob() for _ in range(5)]
+        published: list[int] = []
+        store = SimpleNamespace(memory_bytes=lambda: 0, collect=lambda: 0)
+        checkpoint = SimpleNamespace(jobs=jobs)
+        data = SimpleNamespace(
+            store=store,
+            freeze=lambda: checkpoint,
+            publisher=lambda _: lambda: published.append(1),
+            applied=1,
+            published=1,
+        )
+        keeper, _ = housekeeping({7: SimpleNamespace(data=data)}, {})
+        running = asyncio.create_task(keeper.run())
+        flush = asyncio.create_task(keeper._flush_call(memoryview(b""), Deadline(world_of(1), 10_000)))
+        await asyncio.sleep(0.001)
+        flush.cancel()
+        await asyncio.gather(flush, return_exceptions=True)
+        await asyncio.sleep(1)
+        assert all(job.ran and job.finished for job in jobs)
+        assert published == [1]
+        await keeper._flush_call(memoryview(b""), Deadline(world_of(1), 10_000))
+        assert published == [1, 1]
+        running.cancel()
+
+    run_virtual(main)
+
+
+# --- duties -----------------------------------------------------------------------------------------------------------
+
+
+def duties(steps: dict[str, Callable[[], Any]]) -> Duties:
+    one = Duties(None, None, None, None, {}, None)  # type: ignore[arg-type]
+    one._due = lambda: [((name, 0), step) for name, step in steps.items()]  # type: ignore[method-assign]
+    return one
+
+
+def test_a_step_that_waits_does_not_hold_up_the_others() -> None:
+    async def main() -> None:
+        done: list[str] = []
+
+        async def slow() -> bool:
+            await asyncio.sleep(5)
+            done.append("slow")
+            raise CallerError(Status.NO_LEADER, "no majority")
+
+        async def quick() -> bool:
+            done.append("quick")
+            return False
+
+        one = duties({"slow": slow, "quick": quick})
+        running = asyncio.create_task(one.run())
+        await asyncio.sleep(1)
+        one.wake()
+        await asyncio.sleep(0.1)
+        assert "slow" not in done
+        assert done.count("quick") >= 10
+        await asyncio.sleep(10)
+        assert done.count("slow") == 2
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert not one._running
+
+    run_virtual(main)
+
+
+def test_what_changes_while_a_step_runs_is_looked_at_again_soon() -> None:
+    async def main() -> None:
+        began: list[float] = []
+        loop = asyncio.get_running_loop()
+
+        async def step() -> bool:
+            began.append(loop.time())
+            await asyncio.sleep(0.02)
+            return False
+
+        one = duties({"step": step})
+        running = asyncio.create_task(one.run())
+        await asyncio.sleep(0.01)
+        one.wake()
+        await asyncio.sleep(0.05)
+        assert len(began) == 2
+        running.cancel()
+
+    run_virtual(main)
+
+
+def test_our_bug_in_a_step_ends_the_duties() -> None:
+    async def main() -> None:
+        async def broken() -> bool:
+            raise InvariantViolation("7 is not 8")
+
+        with pytest.raises(InvariantViolation, match="7 is not 8"):
+            await duties({"broken": broken}).run()
+
+    run_virtual(main)
