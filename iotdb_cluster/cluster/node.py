@@ -35,6 +35,7 @@ from iotdb_cluster.cluster.outbox import PeerOutbox
 from iotdb_cluster.cluster.overview import Overview
 from iotdb_cluster.cluster.peers import NodePeers, PeerPorts
 from iotdb_cluster.cluster.points import PointServing
+from iotdb_cluster.cluster.privileges import Privileges
 from iotdb_cluster.cluster.proposals import Proposals
 from iotdb_cluster.cluster.queries import Queries
 from iotdb_cluster.cluster.replicas import TICK_PART, Replicas
@@ -275,8 +276,11 @@ class Node:
         writer = Writer(self._catalog, self._proposals, settings, world.workers)
         texts = TextConverter(self._catalog, settings)
         changes = Changes(self._meta, self._catalog, self._proposals, self._calls, self._leaders, settings)
-        statements = Statements(world, settings, self._meta, writer, texts, changes, queries, self._flush_everywhere)
-        return ClientNode(world, settings, self._meta, writer, texts, changes, queries, statements)
+        privileges = Privileges(self._meta)
+        statements = Statements(
+            world, settings, self._meta, writer, texts, changes, queries, self._flush_everywhere, privileges
+        )
+        return ClientNode(world, settings, self._meta, writer, texts, changes, queries, statements, privileges)
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """A task of the node's own: its failure is the node's."""

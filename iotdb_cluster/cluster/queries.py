@@ -23,6 +23,7 @@ from iotdb_cluster.query.operators import select_rows
 from iotdb_cluster.query.requests import (
     Aggregate,
     Last,
+    ListQueries,
     MatchSeries,
     Nearest,
     OpenScan,
@@ -232,8 +233,12 @@ class _Runner:
                 ended, found = _throw(steps, error)
                 continue
             if self._checks_matched and isinstance(request, MatchSeries):
-                for matched in answer:
+                for pattern, matched in zip(request.patterns, answer, strict=True):
                     self._check(matched)
+                    if not matched:  # whether a path exists is nobody's affair who may not read it
+                        self._check_path(pattern)
+            if isinstance(request, ListQueries):
+                answer = [query for query in answer if query.id != self._entry.info.id]
             if isinstance(request, HEAVY):
                 self._working = asyncio.ensure_future(self._world.workers.run(_step, steps, answer))
                 ended, found = await asyncio.shield(self._working)
@@ -244,11 +249,12 @@ class _Runner:
         return result
 
     def _check(self, series: Sequence[SeriesInfo]) -> None:
-        auth = self._reads.auth
-        privilege = OPERATION_PRIVILEGES[self._operation]
         for one in series:
-            if not auth.allowed(self._user, privilege, one.path):
-                raise no_permission(self._operation)
+            self._check_path(one.path)
+
+    def _check_path(self, path: str) -> None:
+        if not self._reads.auth.allowed(self._user, OPERATION_PRIVILEGES[self._operation], path):
+            raise no_permission(self._operation)
 
 
 def _step(steps: Steps[T], answer: Any) -> tuple[bool, Any]:

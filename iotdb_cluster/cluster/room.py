@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
+from iotdb_cluster.cluster.calls import Deadline
 from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.data import Kind, decode_header
 from iotdb_cluster.errors import CallerError, Status
@@ -12,7 +14,13 @@ from iotdb_cluster.world import World
 
 __all__ = ["RoomGuard"]
 
+ASK_MEMORY_MS = 50  # a writer that waits for memory looks so often
+WAIT_MS_MAX = 10_000  # and so long (max_waiting_time_when_insert_blocked)
 ASK_DISK_MS = 500  # free space is asked for so often
+
+
+class NoMemory(CallerError):
+    """The memtables are full: flushing makes room in a moment."""
 
 
 class RoomGuard:
@@ -25,6 +33,18 @@ class RoomGuard:
         self._asked_ms = -1e18
         self._free = 1 << 62
 
+    async def admit(self, payload: bytes, deadline: Deadline) -> None:
+        """As `check`, but while memory is full wait for flushing, `WAIT_MS_MAX` at most."""
+        until = deadline.within(WAIT_MS_MAX)
+        while True:
+            try:
+                self.check(payload)
+                return
+            except NoMemory:
+                if until.left_ms <= ASK_MEMORY_MS:
+                    raise
+            await asyncio.sleep(ASK_MEMORY_MS / 1000)
+
     def check(self, payload: bytes) -> None:
         """Raise 413 where the entry brings points and there is no room for them."""
         kind, _ = decode_header(payload)
@@ -32,7 +52,7 @@ class RoomGuard:
             return
         used = self._memory_bytes()
         if used + len(payload) > self._settings.memtable_bytes_max:
-            raise CallerError(
+            raise NoMemory(
                 Status.WRITE_PROCESS_REJECT,
                 f"memtables hold {used // MIB} of {self._settings.memtable_bytes_max // MIB} MiB: writes are faster "
                 "than flushing, try again in a moment",

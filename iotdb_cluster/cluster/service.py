@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from iotdb_cluster.auth import OPERATION_PRIVILEGES, no_permission, verify_password
+from iotdb_cluster.auth import verify_password
 from iotdb_cluster.cluster.calls import Deadline
 from iotdb_cluster.cluster.changes import Changes
 from iotdb_cluster.cluster.meta_access import MetaAccess
+from iotdb_cluster.cluster.privileges import Privileges
 from iotdb_cluster.cluster.queries import Queries
 from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.cluster.specs import series_spec
@@ -52,6 +53,7 @@ class ClientNode:
         changes: Changes,
         queries: Queries,
         statements: Statements,
+        privileges: Privileges,
     ) -> None:
         self._world = world
         self._settings = settings
@@ -61,6 +63,7 @@ class ClientNode:
         self._changes = changes
         self._queries = queries
         self._statements = statements
+        self._privileges = privileges
 
     # --- sessions -----------------------------------------------------------------------------------------------------
 
@@ -76,17 +79,12 @@ class ClientNode:
     async def close_session(self, session: Session) -> None:
         session.notes.clear()
 
-    def _allow(self, session: Session, operation: str, *paths: str) -> None:
-        """Raise 602 unless the session's user may do this on each path."""
-        if session.user == "root":
-            return
-        if operation not in OPERATION_PRIVILEGES:
-            return
-        auth = self._meta.state.auth
-        privilege = OPERATION_PRIVILEGES[operation]
-        for path in paths or ("root",):
-            if not auth.allowed(session.user, privilege, path):
-                raise no_permission(operation)
+    async def _admit(self, session: Session, operation: str, *paths: str) -> Deadline:
+        """The deadline of a change that the session may make; raises 602, or 411 while the system is read-only."""
+        deadline = self._deadline()
+        await self._privileges.require(session, operation, *paths, deadline=deadline)
+        self._privileges.require_writable()
+        return deadline
 
     def _deadline(self) -> Deadline:
         return Deadline(self._world, self._settings.write_timeout_ms)
@@ -124,16 +122,16 @@ class ClientNode:
     # --- inserts ------------------------------------------------------------------------------------------------------
 
     async def insert(self, session: Session, blocks: Sequence[Block], kind: InsertKind) -> Redirect | None:
-        self._allow(session, "INSERT", *dict.fromkeys(block.device for block in blocks))
-        self._check_writable()
+        self._privileges.require_here(session, "INSERT", *dict.fromkeys(block.device for block in blocks))
+        self._privileges.require_writable()
         failures = await self._writer.insert(blocks, self._world.clock.wall_ms(), self._deadline())
         if failures:
             raise _told(failures, blocks, kind)
         return self._redirect(blocks) if kind.one_device else None
 
     async def insert_text(self, session: Session, rows: Sequence[TextRow], kind: InsertKind) -> Redirect | None:
-        self._allow(session, "INSERT", *dict.fromkeys(row.device for row in rows))
-        self._check_writable()
+        self._privileges.require_here(session, "INSERT", *dict.fromkeys(row.device for row in rows))
+        self._privileges.require_writable()
         errors = await self._write_texts(rows)
         if any(errors):
             if len(rows) == 1 and kind is InsertKind.STRING_RECORD and errors[0] is not None:
@@ -149,13 +147,6 @@ class ClientNode:
                 converted.errors[converted.rows[failure.origin]] = failure.error
         return converted.errors
 
-    def _check_writable(self) -> None:
-        if self._statements.read_only:
-            raise CallerError(
-                Status.QUERY_PROCESS_ERROR,
-                "Current system mode is read-only, does not support non-query operation",
-            )
-
     def _redirect(self, blocks: Sequence[Block]) -> Redirect | None:
         place = self._writer.leader_hint(blocks)
         address = self._queries.leader_address(place.group) if place is not None else None
@@ -164,15 +155,16 @@ class ClientNode:
     # --- schema -------------------------------------------------------------------------------------------------------
 
     async def create_timeseries(self, session: Session, specs: Sequence[SeriesRequest], multi: bool) -> None:
-        self._allow(session, "CREATE_MULTI_TIMESERIES" if multi else "CREATE_TIMESERIES", *(s.path for s in specs))
-        self._check_writable()
+        deadline = await self._admit(
+            session, "CREATE_MULTI_TIMESERIES" if multi else "CREATE_TIMESERIES", *(s.path for s in specs)
+        )
         wanted: list[SeriesSpec | CallerError] = []
         for spec in specs:
             try:
                 wanted.append(series_spec(spec))
             except CallerError as error:
                 wanted.append(error)
-        outcomes = await self._changes.create_series(wanted, self._deadline())
+        outcomes = await self._changes.create_series(wanted, deadline)
         failed = [outcome for outcome in outcomes if outcome is not None]
         if failed and not multi:
             raise failed[0]
@@ -180,26 +172,21 @@ class ClientNode:
             raise CallerError(Status.MULTIPLE_ERROR, "some timeseries were not created", outcomes)
 
     async def delete_timeseries(self, session: Session, paths: Sequence[str]) -> None:
-        self._allow(session, "DELETE_TIMESERIES", *paths)
-        self._check_writable()
-        outcomes = await self._changes.delete_series(paths, self._deadline())
+        deadline = await self._admit(session, "DELETE_TIMESERIES", *paths)
+        outcomes = await self._changes.delete_series(paths, deadline)
         if any(outcomes):
             raise CallerError(Status.MULTIPLE_ERROR, "some paths were not deleted", outcomes)
 
     async def set_storage_group(self, session: Session, path: str) -> None:
-        self._allow(session, "SET_STORAGE_GROUP", path)
-        self._check_writable()
-        await self._changes.set_storage_group(path, self._deadline())
+        deadline = await self._admit(session, "SET_STORAGE_GROUP", path)
+        await self._changes.set_storage_group(path, deadline)
 
     async def delete_storage_groups(self, session: Session, paths: Sequence[str]) -> None:
-        self._allow(session, "DELETE_STORAGE_GROUP", *paths)
-        self._check_writable()
-        await self._changes.delete_storage_groups(paths, self._deadline())
+        deadline = await self._admit(session, "DELETE_STORAGE_GROUP", *paths)
+        await self._changes.delete_storage_groups(paths, deadline)
 
     async def delete_data(self, session: Session, paths: Sequence[str], start: int, end: int) -> None:
-        self._allow(session, "DELETE", *paths)
-        self._check_writable()
-        deadline = self._deadline()
+        deadline = await self._admit(session, "DELETE", *paths)
         for path in paths:
             await self._changes.delete_points(path, start, end, deadline)
 

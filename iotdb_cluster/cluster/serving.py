@@ -92,7 +92,9 @@ class WriteServing:
             raise group.not_leader()
         if number:
             machine = self._machines[number]
-            self._guard.check(payload)
+            await self._guard.admit(payload, deadline)
+            if not group.leads:  # it may have lost the lead while the write waited
+                raise group.not_leader()
             await self._validate(group, machine, payload, deadline)
         (future,) = self._driver.propose(group, [payload])
         try:

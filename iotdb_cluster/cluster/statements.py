@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import tzinfo
 from typing import Any
 
 from iotdb_cluster.auth import (
-    OPERATION_PRIVILEGES,
     SALT_BYTES,
     Privilege,
     check_password,
     hash_password,
-    no_permission,
     privilege_of,
 )
 from iotdb_cluster.cluster.calls import Deadline
 from iotdb_cluster.cluster.changes import Changes
 from iotdb_cluster.cluster.lists import list_result
 from iotdb_cluster.cluster.meta_access import MetaAccess
+from iotdb_cluster.cluster.privileges import Privileges
 from iotdb_cluster.cluster.queries import Queries
 from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.cluster.specs import statement_spec
@@ -101,6 +99,7 @@ class Statements:
         changes: Changes,
         queries: Queries,
         flush: Callable[[Sequence[str], Deadline], Awaitable[None]],
+        privileges: Privileges,
     ) -> None:
         self._world = world
         self._settings = settings
@@ -110,7 +109,7 @@ class Statements:
         self._changes = changes
         self._queries = queries
         self._flush = flush
-        self.read_only = False
+        self._privileges = privileges
         self._handlers: dict[type, Callable[[Session, Any, Deadline], Awaitable[None]]] = {
             Insert: self._insert,
             Delete: self._delete,
@@ -230,23 +229,12 @@ class Statements:
         if handler is None:
             name = statement.operation.replace("_", " ")
             raise CallerError(Status.UNSUPPORTED_OPERATION, f"{name} is not supported by this server")
-        if self.read_only and not isinstance(statement, SetSystemMode | Kill):
-            raise CallerError(
-                Status.QUERY_PROCESS_ERROR,
-                "Current system mode is read-only, does not support non-query operation",
-            )
+        if not isinstance(statement, SetSystemMode | Kill):
+            self._privileges.require_writable()
         await handler(session, statement, self._deadline())
 
-    def _allow(self, session: Session, operation: str, *paths: str) -> None:
-        if session.user == "root" or operation not in OPERATION_PRIVILEGES:
-            return
-        auth = self._meta.state.auth
-        for path in paths or ("root",):
-            if not auth.allowed(session.user, OPERATION_PRIVILEGES[operation], path):
-                raise no_permission(operation)
-
     async def _insert(self, session: Session, statement: Insert, deadline: Deadline) -> None:
-        self._allow(session, "INSERT", statement.device)
+        self._privileges.require_here(session, "INSERT", statement.device)
         row = TextRow(statement.device, statement.measurements, list(statement.values), statement.time)
         converted = await self._texts.convert([row], deadline)
         if converted.blocks:
@@ -256,13 +244,13 @@ class Statements:
             raise converted.errors[0]
 
     async def _delete(self, session: Session, statement: Delete, deadline: Deadline) -> None:
-        self._allow(session, "DELETE", *statement.paths)
+        await self._privileges.require(session, "DELETE", *statement.paths, deadline=deadline)
         for path in statement.paths:
             await self._changes.delete_points(path, statement.start, statement.end, deadline)
 
     async def _delete_partitions(self, session: Session, statement: DeletePartition, deadline: Deadline) -> None:
         """The points of whole time partitions."""
-        self._allow(session, "DELETE", statement.path)
+        await self._privileges.require(session, "DELETE", statement.path, deadline=deadline)
         interval = self._settings.partition_interval_ms
         for partition in statement.partitions:
             low, high = partition_bounds(partition, interval)
@@ -270,37 +258,37 @@ class Statements:
             await self._changes.delete_points(statement.path, low, high, deadline)
 
     async def _set_storage_group(self, session: Session, statement: SetStorageGroup, deadline: Deadline) -> None:
-        self._allow(session, "SET_STORAGE_GROUP", statement.path)
+        await self._privileges.require(session, "SET_STORAGE_GROUP", statement.path, deadline=deadline)
         await self._changes.set_storage_group(statement.path, deadline)
 
     async def _delete_storage_groups(
         self, session: Session, statement: DeleteStorageGroups, deadline: Deadline
     ) -> None:
-        self._allow(session, "DELETE_STORAGE_GROUP", *statement.paths)
+        await self._privileges.require(session, "DELETE_STORAGE_GROUP", *statement.paths, deadline=deadline)
         await self._changes.delete_storage_groups(statement.paths, deadline)
 
     async def _create_timeseries(self, session: Session, statement: CreateTimeseries, deadline: Deadline) -> None:
-        self._allow(session, "CREATE_TIMESERIES", statement.path)
+        await self._privileges.require(session, "CREATE_TIMESERIES", statement.path, deadline=deadline)
         (error,) = await self._changes.create_series([statement_spec(statement)], deadline)
         if error is not None:
             raise error
 
     async def _delete_timeseries(self, session: Session, statement: DeleteTimeseries, deadline: Deadline) -> None:
-        self._allow(session, "DELETE_TIMESERIES", *statement.paths)
+        await self._privileges.require(session, "DELETE_TIMESERIES", *statement.paths, deadline=deadline)
         outcomes = await self._changes.delete_series(statement.paths, deadline)
         if any(outcomes):
             raise CallerError(Status.MULTIPLE_ERROR, "some paths were not deleted", outcomes)
 
     async def _alter_timeseries(self, session: Session, statement: AlterTimeseries, deadline: Deadline) -> None:
-        self._allow(session, "ALTER_TIMESERIES", statement.path)
+        await self._privileges.require(session, "ALTER_TIMESERIES", statement.path, deadline=deadline)
         await self._changes.alter(statement.path, _alteration(statement.change), deadline)
 
     async def _set_ttl(self, session: Session, statement: SetTtl, deadline: Deadline) -> None:
-        self._allow(session, "TTL", statement.path)
+        await self._privileges.require(session, "TTL", statement.path, deadline=deadline)
         await self._changes.set_ttl(statement.path, min(statement.ttl, INT64_MAX), deadline)
 
     async def _unset_ttl(self, session: Session, statement: UnsetTtl, deadline: Deadline) -> None:
-        self._allow(session, "TTL", statement.path)
+        await self._privileges.require(session, "TTL", statement.path, deadline=deadline)
         await self._changes.set_ttl(statement.path, None, deadline)
 
     # --- users --------------------------------------------------------------------------------------------------------
@@ -311,30 +299,30 @@ class Statements:
         return await self._world.workers.run(hash_password, password, salt)
 
     async def _create_user(self, session: Session, statement: CreateUser, deadline: Deadline) -> None:
-        self._allow(session, statement.operation)
+        await self._privileges.require(session, statement.operation, deadline=deadline)
         hashed = await self._hashed(statement.password)
         await self._meta.propose(lambda request: commands.create_user(request, statement.user, hashed), deadline)
 
     async def _drop_user(self, session: Session, statement: DropUser, deadline: Deadline) -> None:
-        self._allow(session, statement.operation)
+        await self._privileges.require(session, statement.operation, deadline=deadline)
         await self._meta.propose(lambda request: commands.drop_user(request, statement.user), deadline)
 
     async def _alter_user(self, session: Session, statement: AlterUser, deadline: Deadline) -> None:
         if statement.user != session.user:
-            self._allow(session, statement.operation)
+            await self._privileges.require(session, statement.operation, deadline=deadline)
         hashed = await self._hashed(statement.password)
         await self._meta.propose(lambda request: commands.alter_password(request, statement.user, hashed), deadline)
 
     async def _create_role(self, session: Session, statement: CreateRole, deadline: Deadline) -> None:
-        self._allow(session, statement.operation)
+        await self._privileges.require(session, statement.operation, deadline=deadline)
         await self._meta.propose(lambda request: commands.create_role(request, statement.role), deadline)
 
     async def _drop_role(self, session: Session, statement: DropRole, deadline: Deadline) -> None:
-        self._allow(session, statement.operation)
+        await self._privileges.require(session, statement.operation, deadline=deadline)
         await self._meta.propose(lambda request: commands.drop_role(request, statement.role), deadline)
 
     async def _change_privileges(self, session: Session, statement: PrivilegeChange, deadline: Deadline) -> None:
-        self._allow(session, statement.operation)
+        await self._privileges.require(session, statement.operation, deadline=deadline)
         privileges: list[Privilege] = [privilege_of(name) for name in statement.privileges]
         command = {
             (True, False): commands.grant_user_privileges,
@@ -345,13 +333,13 @@ class Statements:
         await self._meta.propose(lambda request: command(request, statement.name, privileges, statement.path), deadline)
 
     async def _grant_role(self, session: Session, statement: GrantRoleToUser, deadline: Deadline) -> None:
-        self._allow(session, statement.operation)
+        await self._privileges.require(session, statement.operation, deadline=deadline)
         await self._meta.propose(
             lambda request: commands.grant_role_to_user(request, statement.role, statement.user), deadline
         )
 
     async def _revoke_role(self, session: Session, statement: RevokeRoleFromUser, deadline: Deadline) -> None:
-        self._allow(session, statement.operation)
+        await self._privileges.require(session, statement.operation, deadline=deadline)
         await self._meta.propose(
             lambda request: commands.revoke_role_from_user(request, statement.role, statement.user), deadline
         )
@@ -359,23 +347,19 @@ class Statements:
     # --- utilities ----------------------------------------------------------------------------------------------------
 
     async def _flush_statement(self, session: Session, statement: Flush, deadline: Deadline) -> None:
-        self._allow(session, "FLUSH")
+        await self._privileges.require(session, "FLUSH", deadline=deadline)
         await self._flush(statement.paths, deadline)
 
     async def _nothing(self, session: Session, statement: Statement, deadline: Deadline) -> None:
         """Success: what the statement asks for is done by itself here, or has no counterpart."""
-        del deadline
-        self._allow(session, statement.operation)
-        await asyncio.sleep(0)
+        await self._privileges.require(session, statement.operation, deadline=deadline)
 
     async def _set_mode(self, session: Session, statement: SetSystemMode, deadline: Deadline) -> None:
-        del deadline
-        self._allow(session, statement.operation)
-        self.read_only = statement.read_only
+        await self._privileges.require(session, statement.operation, deadline=deadline)
+        self._privileges.read_only = statement.read_only
 
     async def _kill(self, session: Session, statement: Kill, deadline: Deadline) -> None:
-        del deadline
-        self._allow(session, statement.operation)
+        await self._privileges.require(session, statement.operation, deadline=deadline)
         self._queries.kill(statement.query_id)
 
 
