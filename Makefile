@@ -5,7 +5,7 @@ SEED ?= 1
 N ?= 20000
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help env test check ci format docs sim raft-oracle
+.PHONY: help env test test-clients check ci format docs sim raft-oracle
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -15,6 +15,9 @@ env:             ## the isolated environment with everything that tests need
 
 test: env        ## all tests
 	$(PY) -m pytest -n 2 --dist loadfile
+
+test-clients: env ## the stock Java, Go and Python clients against a cluster (builds what is installed)
+	$(PY) tests/clients/run.py
 
 check: env       ## formatting, lint, types, arrows between rooms, tidiness, generated documents
 	$(PY) -m ruff format --check .

@@ -238,11 +238,11 @@ async def fetch_results(caller: Caller, req: Any) -> Any:
 
 async def close_operation(caller: Caller, req: Any) -> Any:
     login = _login(caller, req.sessionId)
+    if req.queryId is not None:
+        await login.close_query(req.queryId)  # the Go client never names the statement: nothing may stay open for it
     if req.statementId is None:
         raise CallerError(Status.CLOSE_OPERATION_ERROR, "statement id not set by client.")
-    if req.queryId is not None:
-        await login.close_query(req.queryId)
-    else:
+    if req.queryId is None:
         await login.close_statement(req.statementId)
     return status(Status.SUCCESS)
 

@@ -46,19 +46,24 @@ def illegal_path(path: str, reason: str = "") -> CallerError:
     return CallerError(Status.PATH_ILLEGAL, f"{reason} {path} is not a legal path".lstrip())
 
 
+def _malformed_path(path: str) -> CallerError:
+    """400: what a real server answers to text in a typed call that is no path at all (`root..x`)."""
+    return CallerError(Status.EXECUTE_STATEMENT_ERROR, f"{path} is not a legal path")
+
+
 def path_does_not_exist(*paths: str) -> CallerError:
     """304 "Path [<p1> ... <pn>] does not exist"."""
     return CallerError(Status.TIMESERIES_NOT_EXIST, f"Path [{' '.join(paths)}] does not exist")
 
 
 def split_path(path: str) -> tuple[str, ...]:
-    """The nodes of a path or pattern; 315 where a node is empty, a quote is open, or a bound is passed."""
+    """The nodes of a path or pattern; 400 where a node is empty or a quote is open, 315 where a bound is passed."""
     if '"' in path:
         nodes = _split_quoted(path)
     else:
         nodes = tuple(path.split("."))
         if "" in nodes:
-            raise illegal_path(path)
+            raise _malformed_path(path)
     if len(nodes) > limits.PATH_NODES_MAX or len(path) > limits.PATH_CHARS_MAX:
         raise illegal_path(path[:200], f"A path has at most {limits.PATH_NODES_MAX} nodes.")
     return nodes
@@ -74,17 +79,17 @@ def _split_quoted(path: str) -> tuple[str, ...]:
                 end += 2 if path[end] == "\\" else 1
             end += 1
             if end > len(path) or end - at < 3:
-                raise illegal_path(path)
+                raise _malformed_path(path)
         else:
             end = path.find(".", at)
             end = len(path) if end < 0 else end
             if end == at or '"' in path[at:end]:
-                raise illegal_path(path)
+                raise _malformed_path(path)
         nodes.append(path[at:end])
         if end == len(path):
             return tuple(nodes)
         if path[end] != ".":
-            raise illegal_path(path)
+            raise _malformed_path(path)
         at = end + 1
 
 

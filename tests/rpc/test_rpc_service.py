@@ -114,6 +114,16 @@ async def test_query_to_its_end(served: Any, wire: Wire) -> None:
     assert (await client.call("closeOperation", idl().TSCloseOperationReq(client.session, 1))).code == 501
 
 
+async def test_closing_without_a_statement_releases_the_query(served: Any, wire: Wire) -> None:
+    """The stock Go client names only the query: 501 for it, but its result set must not stay open."""
+    client = await served.connect(wire)
+    answer = await client.call("executeQueryStatement", query(client))
+    assert served.handler.result.closed == 0
+    assert (await client.call("closeOperation", idl().TSCloseOperationReq(client.session, answer.queryId))).code == 501
+    assert served.handler.result.closed == 1
+    assert (await client.call("fetchResults", fetch(client, answer.queryId))).status.code == 400
+
+
 async def test_kinds_of_statements(served: Any, wire: Wire) -> None:
     client = await served.connect(wire)
     update = await client.call("executeUpdateStatement", query(client, "CREATE", fetch=None))

@@ -99,7 +99,7 @@ def test_any_text_splits_into_itself_or_is_refused(text: str) -> None:
     if refused:
         with pytest.raises(CallerError) as caught:
             split_path(text)
-        assert caught.value.code is Status.PATH_ILLEGAL
+        assert caught.value.code is Status.EXECUTE_STATEMENT_ERROR
         assert caught.value.message.endswith("is not a legal path")
         return
     nodes = split_path(text)
@@ -111,7 +111,7 @@ def test_any_text_splits_into_itself_or_is_refused(text: str) -> None:
 def test_illegal_paths(path: str) -> None:
     with pytest.raises(CallerError) as caught:
         split_path(path)
-    assert caught.value.code is Status.PATH_ILLEGAL
+    assert caught.value.code is Status.EXECUTE_STATEMENT_ERROR
 
 
 def test_too_many_nodes() -> None:
