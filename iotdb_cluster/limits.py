@@ -46,6 +46,9 @@ APPEND_BYTES_MAX = 1 * MIB  # entries of one append message (one larger entry go
 UNCOMMITTED_BYTES_MAX = 64 * MIB  # proposed and not committed, a group; beyond it proposals are refused
 APPLY_BYTES_MAX = 1 * MIB  # entries that are applied in one loop turn
 COMMITTED_BYTES_PER_READY_MAX = 16 * MIB  # entries handed to apply at once
+SNAPSHOT_PIECE_BYTES = 4 * MIB  # of a file of a snapshot, in one call
+SNAPSHOT_PIECES_IN_FLIGHT = 2  # of one transfer: one is read while the other is written
+SNAPSHOTS_SENT_MAX = 2  # transfers that a node sends at once; others wait
 FORWARD_HOPS_MAX = 3  # a request forwarded more often is going round in circles
 REQUESTS_AHEAD_MAX = 1 << 20  # sequence numbers of a node between its lowest unanswered request and its newest
 

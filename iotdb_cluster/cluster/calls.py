@@ -124,7 +124,9 @@ class Leaders:
                 failure = CallerError(Status.PARTITION_NOT_READY, "the cluster is still being formed: try again")
             else:
                 try:
-                    return await attempt(node, deadline.within(ATTEMPT_MS_MAX) if repeatable else deadline)
+                    answer = await attempt(node, deadline.within(ATTEMPT_MS_MAX) if repeatable else deadline)
+                    self._hints[group] = node
+                    return answer
                 except NotLeader as error:
                     failure, hint = error, error.leader
                 except OutcomeUnknown as error:
@@ -141,7 +143,10 @@ class Leaders:
                     if error.code not in _TRIED_AGAIN:
                         raise unknown or error from None
                     failure = error
-            self._hints.pop(group, None)
+            # The next call begins elsewhere, also where this one has no time left: a node that is cut off would eat its
+            # whole deadline again.
+            following = self._next(group, node)
+            self._hints[group] = following
             hops += 1
             if hint and hint != node and hops <= FORWARD_HOPS_MAX and not deadline.passed:
                 self._hints[group] = hint

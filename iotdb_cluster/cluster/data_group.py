@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from iotdb_cluster.cluster.group import Outcome
 from iotdb_cluster.data import DataGroup
-from iotdb_cluster.errors import SystemFault
+from iotdb_cluster.errors import check
 from iotdb_cluster.raft import ConfState, Entries, EntryKind, Snapshot, SnapshotNotReady
 
 __all__ = ["DataMachine"]
@@ -19,6 +19,11 @@ class DataMachine:
     def __init__(self, data: DataGroup, changed: Callable[[], None]) -> None:
         self.data = data
         self.told = (0, 0)  # (term, meta index) of the slots that were logged last
+        self.members = ConfState()  # of the group as of `data.applied`
+        self.checkpointed: tuple[int, ConfState] | None = None  # the newest checkpoint's index, the members then
+        self.candidate: DataGroup | None = None  # received and opened; the log's mark puts it in the place of `data`
+        self.replaced: list[DataGroup] = []  # what `data` was before, to be removed once nobody reads it
+        self._candidate_term = 0
         self._changed = changed
         self._retired: dict[tuple[int, int], list[asyncio.Future[None]]] = {}
 
@@ -36,17 +41,46 @@ class DataMachine:
         return [Outcome(result.value, result.error) for result in results]
 
     def configured(self, configuration: ConfState) -> None:
-        """Members of a data group are meta's affair; the group's own state does not hold them."""
+        """Who is a member is meta's affair; the group's own state does not hold it, its snapshots do."""
+        self.members = configuration
+
+    # --- snapshots ----------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """A member that needs what the log has forgotten: streaming a snapshot is not built yet."""
-        raise SnapshotNotReady
+        """That there is one. What goes out is settled when its files are pinned, and is not older."""
+        if not self.data.published:
+            raise SnapshotNotReady(f"group {self.data.number} has no checkpoint yet")
+        return Snapshot(self.data.published, 0, self.members)
+
+    def received(self, candidate: DataGroup, term: int) -> None:
+        """A replica that was opened from received files; the message that makes it count may come now."""
+        check(self.candidate is None, "group %d has a candidate already", self.data.number)
+        self.candidate, self._candidate_term = candidate, term
+
+    def takes(self, index: int, term: int) -> bool:
+        """Whether the files of a snapshot are here."""
+        return self.candidate is not None and (self.candidate.applied, self._candidate_term) == (index, term)
+
+    def drop_candidate(self) -> DataGroup | None:
+        """Take back what `received` was told; never while the core installs it."""
+        candidate, self.candidate = self.candidate, None
+        return candidate
 
     def stage(self, snapshot: Snapshot) -> None:
-        raise SystemFault(f"group {self.data.number}: a snapshot of index {snapshot.index} came, which nobody sends")
+        """Its files are verified and synced already."""
+        known = self.takes(snapshot.index, snapshot.term)
+        check(known, "group %d: snapshot %d of which the files are not here", self.data.number, snapshot.index)
 
     def install(self, snapshot: Snapshot) -> None:
         self.stage(snapshot)
+        candidate = self.drop_candidate()
+        if candidate is not None:
+            self.replaced.append(self.data)
+            self.data = candidate
+            self.members = snapshot.conf_state
+            self.checkpointed = (snapshot.index, snapshot.conf_state)
+        self.answer_retired()
+        self._changed()
 
     # --- deletes ------------------------------------------------------------------------------------------------------
 

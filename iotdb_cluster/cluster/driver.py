@@ -103,7 +103,11 @@ class Driver:
     # --- what comes in ------------------------------------------------------------------------------------------------
 
     def step(self, group: Group, message: Message) -> None:
-        """A message from a peer; one that no member can have sent is dropped."""
+        """A message from a peer; one that no member can have sent is dropped, as is a snapshot without its files."""
+        snapshot, takes = message.snapshot, group.takes_snapshot
+        if snapshot is not None and snapshot.index > group.raw.commit and takes is not None and not takes(snapshot):
+            logger.info("group %d: snapshot %d comes without its files", group.id, snapshot.index)
+            return
         try:
             group.raw.step(message)
         except (UnknownPeer, ProposalDropped) as error:
@@ -261,9 +265,27 @@ class Driver:
     def _post(self, group: Group, message: Message) -> None:
         node = group.nodes.get(message.to)
         if message.type is MessageType.SNAP:
+            if group.send_snapshot is not None:
+                group.send_snapshot(group, message)
+                return
             group.snapshots_sent[message.to] = self._ticks
         if node is not None:  # a replica that no meta entry names yet: as if the message were lost
             self._outbox.post(node, group, message, message.type in _HEARTBEATS)
+
+    def deliver_snapshot(self, group: Group, message: Message) -> None:
+        """The member has all that belongs to a snapshot but for the message; should that be lost, another goes."""
+        node = group.nodes.get(message.to)
+        if self._stopped or node is None:
+            return
+        self._outbox.post(node, group, message, False)
+        group.raw.report_snapshot(message.to, ok=True)
+        self.wake(group)
+
+    def snapshot_failed(self, group: Group, member: int) -> None:
+        """A member did not get what belongs to a snapshot: the core tries again."""
+        if not self._stopped:
+            group.raw.report_snapshot(member, ok=False)
+            self.wake(group)
 
     def _append(self, group: Group, message: Message) -> None:
         """Hand one Ready's hard state, snapshot and entries to the durable log; answer when they are synced."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from iotdb_cluster.cluster.log import ReplicaLog
 from iotdb_cluster.errors import CallerError, NotLeader, OutcomeUnknown, check
-from iotdb_cluster.raft import ConfState, Entries, RawNode, Snapshot
+from iotdb_cluster.raft import ConfState, Entries, Message, RawNode, Snapshot
 
 __all__ = ["Group", "Outcome", "Proposal", "StateMachine"]
 
@@ -80,6 +80,8 @@ class Group:
     apply_waiting: list[tuple[int, asyncio.Future[int]]] = field(default_factory=list)
     snapshots_sent: dict[int, int] = field(default_factory=dict)  # to which replica, at which tick of the driver
     leader_changed: Callable[[Group], None] | None = None
+    send_snapshot: Callable[[Group, Message], None] | None = None  # where more than the message has to go out
+    takes_snapshot: Callable[[Snapshot], bool] | None = None  # whether that is here, so that the message may be taken
     leader_seen: int = 0
     bytes_proposed: int = 0
 

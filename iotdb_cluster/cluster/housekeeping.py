@@ -1,7 +1,8 @@
 """What a node does by the clock: checkpoints with flushes, compaction of the log, ends of idle cursors.
 
 A group's checkpoint at position p is published when every memtable is flushed to p; then the log may forget entries up
-to p, except those that a member still needs (its leader tells: the low-water mark).
+to p, except those that a member still needs (its leader tells: the low-water mark). Where the log holds more than
+`log_bytes_max` for a group's sake, members that are away do not count any more: they get a snapshot when they are back.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from iotdb_cluster.cluster.log import Compact, DurableLog
 from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.points import PointServing
 from iotdb_cluster.cluster.settings import Settings
-from iotdb_cluster.errors import CallerError, Status
+from iotdb_cluster.data import GroupCopy
+from iotdb_cluster.errors import CallerError, Status, check
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.query.requests import FlushTasksInfo
+from iotdb_cluster.raft import Snapshot
 from iotdb_cluster.world import World
 
 __all__ = ["Housekeeping"]
@@ -34,6 +37,7 @@ BUDGET_SHARE = 0.4  # of the memtable budget: beyond it the largest group is flu
 KEPT_ENTRIES = 100  # entries that stay behind a checkpoint, so that a member that lags a little needs no more
 PINNED_PAUSE_MS = 5_000  # between two checkpoints that are made for the log's sake
 COMPACT_STEP = 100  # entries that must be gained before the log hears of it
+AWAY_MS = 3_000  # a member that was not heard of for so long is away
 
 
 @dataclass(slots=True)
@@ -41,9 +45,12 @@ class _Care:
     """What is known of one group's checkpoints."""
 
     since_ms: float
-    low_water: int = 0
+    low_water: int = 0  # every member has the entries up to here
+    near_water: int = 0  # every member that is not away has
     compacted: int = 0
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+    term: int = 0  # in which this node leads and has ...
+    heard_ms: dict[int, float] = field(default_factory=dict)  # ... heard of each member
 
 
 class Housekeeping:
@@ -70,6 +77,7 @@ class Housekeeping:
         self._calls = calls
         self._care: dict[int, _Care] = {}
         self._told_ms = 0.0
+        self._crowding: set[int] = set()  # replicas for whose sake the log holds more than `log_bytes_max`
         self._working = 0
         self._waiting = 0
         self._asked = asyncio.Event()
@@ -110,8 +118,9 @@ class Housekeeping:
         """Merge chunk files, one job of the node at a time, and remove those that nobody reads any more."""
         while True:
             busy = False
-            for machine in list(self._machines.values()):
-                job = machine.data.store.pick()
+            for number, machine in list(self._machines.items()):
+                store = machine.data.store
+                job = store.pick()
                 if job is None:
                     continue
                 busy = True
@@ -119,13 +128,16 @@ class Housekeeping:
                     await self._world.workers.run(job.run)
                 finally:
                     job.finish()
-                await self._world.workers.run(machine.data.store.collect)
+                async with self._care_of(number).busy:  # the directory is not removed meanwhile
+                    await self._world.workers.run(store.collect)
             await asyncio.sleep((ROUND_MS if busy else COMPACTION_MS) / 1000)
 
     async def _round(self) -> None:
         self._cursors.expire()
-        if self._meta.checkpoint_due:
-            await self._checkpoint_meta()
+        crowd = [pin.replica for pin in self._log.pins() if pin.bytes_behind > self._settings.log_bytes_max]
+        self._crowding = set(crowd)
+        await self._keep_meta()
+        await self._remove_replaced()
         now = self._world.clock.monotonic_ms()
         for number in self._due(now):
             await self.checkpoint(number)
@@ -164,12 +176,18 @@ class Housekeeping:
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
-    async def _checkpoint_meta(self) -> None:
-        snapshot = self._meta.snapshot()
-        await self._world.workers.run(self._meta.stage, snapshot)
-        self._meta.checkpointed = max(self._meta.checkpointed, snapshot.index)  # a newer one may have been received
-        keep = self._meta.forgettable
+    async def _keep_meta(self) -> None:
+        """Checkpoints of the meta group; its members that lag behind the log get its state whole."""
         group = self._driver.groups.get(0)
+        crowded = group is not None and group.replica in self._crowding
+        due = self._meta.checkpoint_due
+        if due or (crowded and self._meta.index > self._meta.checkpointed):
+            snapshot = self._meta.snapshot()
+            await self._world.workers.run(self._meta.stage, snapshot)
+            self._meta.checkpointed = max(self._meta.checkpointed, snapshot.index)  # a newer one may have been received
+        elif not crowded:
+            return
+        keep = self._meta.checkpointed if crowded else self._meta.forgettable
         if group is not None and keep >= group.log.first_index():
             self._log.submit([Compact(group.replica, keep, group.log.term(keep))], lambda: None)
 
@@ -194,14 +212,46 @@ class Housekeeping:
             self._waiting -= 1
 
     async def _checkpoint(self, machine: DataMachine) -> None:
-        checkpoint = machine.data.freeze()
+        data, members = machine.data, machine.members
+        checkpoint = data.freeze()
         for job in checkpoint.jobs:
             try:
                 await self._world.workers.run(job.run)
             finally:
                 job.finish()
-        await self._world.workers.run(machine.data.publisher(checkpoint))
-        await self._world.workers.run(machine.data.store.collect)
+        await self._world.workers.run(data.publisher(checkpoint))
+        if machine.data is data:  # else a received snapshot has taken its place
+            machine.checkpointed = (checkpoint.index, members)
+        await self._world.workers.run(data.store.collect)
+
+    async def take(self, number: int) -> tuple[Snapshot, GroupCopy]:
+        """A group's newest checkpoint with the files that belong to it, pinned until they are released.
+
+        Raises CallerError where the group is not here, CorruptData where its files are damaged, SystemFault.
+        """
+        machine, group = self._machines.get(number), self._driver.groups.get(number)
+        if machine is None or group is None:
+            raise CallerError(Status.NO_LEADER, f"this node has no replica of group {number}")
+        async with self._care_of(number).busy:
+            known = machine.checkpointed
+            if known is None or known[0] != machine.data.published or known[0] < group.log.first_index() - 1:
+                await self._checkpoint(machine)
+            data, known = machine.data, machine.checkpointed
+            if known is None:
+                raise CallerError(Status.NO_LEADER, f"group {number} has got a snapshot itself: try again")
+            found = await self._world.workers.run(data.read_checkpoint)
+            check(found[0] == known[0], "group %d: checkpoint %d where %d was published", number, found[0], known[0])
+            copy = data.copy(found)
+        return Snapshot(copy.index, copy.term, known[1]), copy
+
+    async def _remove_replaced(self) -> None:
+        """Replicas in whose place a snapshot came, once nothing reads or writes their files any more."""
+        for number, machine in list(self._machines.items()):
+            for data in list(machine.replaced):
+                if data.store.idle and not self._care_of(number).busy.locked():
+                    machine.replaced.remove(data)
+                    data.close()
+                    await self._world.workers.run(self._world.files.remove_tree, data.directory)
 
     # --- the log ------------------------------------------------------------------------------------------------------
 
@@ -210,28 +260,38 @@ class Housekeeping:
         care = self._care_of(group.id)
         published = self._machines[group.id].data.published
         if group.leads:
-            care.low_water = self._low_water(group)
-        keep = min(published, care.low_water) - KEPT_ENTRIES
-        if keep < care.compacted + COMPACT_STEP or keep < group.log.first_index():
+            care.low_water, care.near_water = self._water(group)
+        crowded = group.replica in self._crowding
+        keep = min(published, care.near_water) if crowded else min(published, care.low_water) - KEPT_ENTRIES
+        if keep < care.compacted + (1 if crowded else COMPACT_STEP) or keep < group.log.first_index():
             return
         care.compacted = keep
         self._log.submit([Compact(group.replica, keep, group.log.term(keep))], lambda: None)
 
-    def _low_water(self, group: Group) -> int:
-        """The highest index that every member has."""
-        matches = [member.match for member in group.raw.status().progress.values()]
-        return min(matches, default=0)
+    def _water(self, group: Group) -> tuple[int, int]:
+        """The highest index that every member has, and that every one has that is not away."""
+        care, now = self._care_of(group.id), self._world.clock.monotonic_ms()
+        if care.term != group.raw.term:
+            care.term, care.heard_ms = group.raw.term, {}
+        matches, near = [], []
+        for member, progress in group.raw.status().progress.items():
+            if progress.active or member == group.replica:
+                care.heard_ms[member] = now
+            matches.append(progress.match)
+            if now - care.heard_ms.setdefault(member, now) <= AWAY_MS:
+                near.append(progress.match)
+        return min(matches, default=0), min(near, default=0)
 
     async def _tell_low_water(self) -> None:
-        by_node: dict[int, dict[str, int]] = {}
+        by_node: dict[int, dict[str, tuple[int, int]]] = {}
         for group in self._driver.groups.values():
             if group.id and group.leads:
                 for node in group.nodes.values():
                     if node != self._calls.node:
-                        by_node.setdefault(node, {})[str(group.id)] = self._low_water(group)
+                        by_node.setdefault(node, {})[str(group.id)] = self._water(group)
         await asyncio.gather(*(self._tell(node, marks) for node, marks in by_node.items()))
 
-    async def _tell(self, node: int, marks: dict[str, int]) -> None:
+    async def _tell(self, node: int, marks: dict[str, tuple[int, int]]) -> None:
         try:
             await self._calls.call(node, "low water", pack(marks), Deadline(self._world, LOW_WATER_MS))
         except CallerError as error:
@@ -240,9 +300,10 @@ class Housekeeping:
     async def _take_low_water(self, body: memoryview, deadline: Deadline) -> bytes:
         del deadline
         marks, _ = unpack(body)
-        for number, mark in marks.items():
+        for number, (low, near) in marks.items():
             care = self._care_of(int(number))
-            care.low_water = max(care.low_water, int(mark))
+            care.low_water = max(care.low_water, int(low))
+            care.near_water = max(care.near_water, int(near))
         return pack(None)
 
     # --- FLUSH --------------------------------------------------------------------------------------------------------

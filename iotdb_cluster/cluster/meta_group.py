@@ -129,8 +129,8 @@ class MetaMachine:
         self._files.rename(path + ".tmp", path)
         self._files.sync_directory(self._directory)
         for index in self._indexes():
-            # The one that the log continues stays until another one counts.
-            if index not in (snapshot.index, self.checkpointed):
+            # The one that the log continues stays until another one counts; a later one was received meanwhile.
+            if index < self.checkpointed and index != snapshot.index:
                 self._files.remove(self._name(index))
 
     def _read(self, index: int) -> Snapshot:

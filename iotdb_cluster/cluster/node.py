@@ -45,6 +45,7 @@ from iotdb_cluster.cluster.schema_reads import SchemaServing
 from iotdb_cluster.cluster.service import VERSION, ClientNode
 from iotdb_cluster.cluster.serving import WriteServing
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
+from iotdb_cluster.cluster.snapshots import SNAPSHOT_CALLS, SnapshotReceiver, SnapshotSender
 from iotdb_cluster.cluster.startup import (
     OtherSettings,
     Tale,
@@ -69,6 +70,7 @@ ASK_TIMEOUT_MS = 5_000  # of one question to a seed at the first start
 HANDLERS = (
     *("propose", "resolve", "retired", "schema", "points", "scan open", "scan pull", "scan close"),
     *("low water", "flush", "state", "digest"),
+    *SNAPSHOT_CALLS,
 )
 
 
@@ -104,6 +106,12 @@ class Node:
             "groups_led": float(sum(group.leads for group in list(self._driver.groups.values()))),
             "storage_groups": float(len(self._meta_machine.state.storage_groups())),
         }
+
+    def leading(self) -> list[tuple[int, int]]:
+        """(group, term) of every group that this node leads."""
+        if not self._built:
+            return []
+        return [(group.id, group.raw.term) for group in self._driver.groups.values() if group.leads]
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -233,6 +241,11 @@ class Node:
         self._housekeeping = Housekeeping(
             world, settings, self._driver, self._log, self._meta_machine, self._machines, self._points, self._calls
         )
+        sender = SnapshotSender(world, self._driver, self._calls, self._housekeeping.take, self._fault)
+        receiver = SnapshotReceiver(world, self._driver, self._machines, settings.disk_free_min_bytes)
+        receiver.register(self._calls)
+        self._replicas.connect(sender, receiver)
+        self._endings.push_async_callback(sender.close)
         guard = RoomGuard(world, settings, self._housekeeping.memory_bytes)
         WriteServing(self._driver, self._machines, self._proposals, guard).register(self._calls)
         SchemaServing(self._driver, self._machines).register(self._calls)
@@ -259,6 +272,7 @@ class Node:
         self._spawn(self._duties.run())
         self._spawn(self._housekeeping.run())
         self._spawn(self._housekeeping.compact_forever())
+        self._spawn(receiver.sweep_forever())
 
     def _client_node(self) -> ClientNode:
         world, settings = self._world, self._settings

@@ -30,6 +30,7 @@ class Channel(Enum):
     META_HEARTBEAT = "meta heartbeat"
     DATA = "data"
     DATA_HEARTBEAT = "data heartbeat"
+    SNAPSHOT = "snapshot"  # calls alone, to the data port
 
 
 class Envelope(NamedTuple):

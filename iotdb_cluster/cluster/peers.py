@@ -1,4 +1,4 @@
-"""The connections to other nodes and the ports that serve them: four a node, each kind of traffic on its own."""
+"""The connections to other nodes, each kind of traffic on its own, and the four ports that serve them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ _PORTS = {
     Channel.META_HEARTBEAT: lambda address: address.meta_port + 1,
     Channel.DATA: lambda address: address.data_port,
     Channel.DATA_HEARTBEAT: lambda address: address.data_port + 1,
+    Channel.SNAPSHOT: lambda address: address.data_port,
 }
+_SERVED = (Channel.META, Channel.META_HEARTBEAT, Channel.DATA, Channel.DATA_HEARTBEAT)
 
 
 class NodePeers:
@@ -90,7 +92,7 @@ class PeerPorts:
         methods: dict[str, PeerHandler] = {name: self._served(name, handlers) for name in handlers}
         self._servers = {
             channel: PeerServer(world, methods if "heartbeat" not in channel.value else {}, on_raft, admit, fault)
-            for channel in Channel
+            for channel in _SERVED
         }
 
     def _served(self, name: str, handlers: dict[str, Handler]) -> PeerHandler:

@@ -15,6 +15,8 @@ from iotdb_cluster.cluster.log import DurableLog, Install, ReplicaLog, make_dura
 from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.outbox import read_batch
 from iotdb_cluster.cluster.settings import Settings
+from iotdb_cluster.cluster.snapshots import SnapshotReceiver, SnapshotSender
+from iotdb_cluster.cluster.staging import live_directory
 from iotdb_cluster.cluster.startup import identifiers
 from iotdb_cluster.data import DataGroup
 from iotdb_cluster.errors import CorruptData
@@ -49,6 +51,8 @@ class Replicas:
         changed: Callable[[], None],
         spawn: Callable[[Coroutine[Any, Any, Any]], None],
     ) -> None:
+        self._sender: SnapshotSender | None = None
+        self._receiver: SnapshotReceiver | None = None
         self._world = world
         self._settings = settings
         self._log = log
@@ -58,6 +62,10 @@ class Replicas:
         self._changed = changed
         self._spawn = spawn
         self._opening: set[int] = set()
+
+    def connect(self, sender: SnapshotSender, receiver: SnapshotReceiver) -> None:
+        """Who sends and receives the snapshots of data groups; before any of those is opened."""
+        self._sender, self._receiver = sender, receiver
 
     # --- opening ------------------------------------------------------------------------------------------------------
 
@@ -92,10 +100,14 @@ class Replicas:
         if view.last_index() == 0:
             voters = ConfState(tuple(one.id for one in record.voters))
             await self._submitted(Install(replica, 1, 1, voters))
-        path = f"{self._settings.data_paths[0]}/group-{record.id}-{record.generation}-{replica}"
+        base = f"{self._settings.data_paths[0]}/group-{record.id}-{record.generation}-{replica}"
+        make_durable_directories(self._world.files, self._settings.data_paths[0])
+        path = await self._world.workers.run(live_directory, self._world.files, base, view.first_index() - 1)
         make_durable_directories(self._world.files, path)
         data = await self._world.workers.run(DataGroup.open, record.id, self._world.files, path)
         machine = DataMachine(data, self._changed)
+        machine.members = view.initial_state()[1]
+        view.snapshot_source = machine.snapshot
         applied = max(data.applied, 1)
         if applied < view.first_index() - 1:
             raise CorruptData(
@@ -104,6 +116,10 @@ class Replicas:
         raw = RawNode(self._config(replica, view, applied))
         nodes = {one.id: one.node for one in record.replicas}
         group = Group(record.id, record.generation, replica, raw, view, machine, nodes, applied=applied)
+        group.takes_snapshot = lambda snapshot: machine.takes(snapshot.index, snapshot.term)
+        if self._sender is not None and self._receiver is not None:
+            group.send_snapshot = self._sender.send
+            self._receiver.opened(record.id, base)
         self._machines[record.id] = machine
         self._drive(group)
         self._opening.discard(record.id)

@@ -135,6 +135,7 @@ class WriteServing:
         found = await self._settled(data, head, deadline)
         if found.missing and not head["create"]:  # what is said not to exist must be known for certain
             await barrier_at_leader(self._driver, group.id, "strong", deadline)
+            data = self._machines[group.id].data  # a snapshot may have taken the place of the one before
             found = await self._settled(data, head, deadline)
         epochs = [found.epoch]
         errors: dict[str, dict[str, Any]] = {}

@@ -2,12 +2,14 @@
 
 * `encode`, `encode_insert`, `decode`: entries, format version 1 (`entries`, `blocks`).
 * `split_by_partition`, `cut`: from a call's blocks to the contents of entries (`cutting`).
-* `DataGroup`: applies entries, validates proposals, answers reads, makes checkpoints (`group`).
+* `DataGroup`: applies entries, validates proposals, answers reads, makes checkpoints (`group`) and pins
+  their files for a copy (`copies`).
 * `due_actions`, `DeleteProgress`: what drives deletes to their end (`deletes`).
 * `Result`, `NotReady`, `Retiring`, `StaleRequest`: outcomes, beside `Moved` and `StaleSchema` of room errors.
 """
 
-from iotdb_cluster.data.checkpoints import Checkpoint
+from iotdb_cluster.data.checkpoints import Checkpoint, newest_index
+from iotdb_cluster.data.copies import CopiedFile, GroupCopy
 from iotdb_cluster.data.cutting import Piece, cut, deduplicate, split_by_partition, times_of
 from iotdb_cluster.data.deletes import DeleteAction, DeleteProgress, Intent, due_actions
 from iotdb_cluster.data.entries import (
@@ -41,6 +43,7 @@ __all__ = [
     "AlterSeries",
     "Body",
     "Checkpoint",
+    "CopiedFile",
     "CreateSeries",
     "DataGroup",
     "DeleteAction",
@@ -52,6 +55,7 @@ __all__ = [
     "EnsureSeries",
     "Entry",
     "Expire",
+    "GroupCopy",
     "GroupOptions",
     "Header",
     "Intent",
@@ -75,6 +79,7 @@ __all__ = [
     "due_actions",
     "encode",
     "encode_insert",
+    "newest_index",
     "split_by_partition",
     "times_of",
 ]

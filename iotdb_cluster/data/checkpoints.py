@@ -21,7 +21,7 @@ from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.storage import FlushJob
 from iotdb_cluster.world import FileSystem
 
-__all__ = ["Checkpoint", "SchemaBlob", "load_newest", "write_checkpoint"]
+__all__ = ["Checkpoint", "SchemaBlob", "load_newest", "newest_files", "newest_index", "write_checkpoint"]
 
 _HEAD = struct.Struct(">7sBIQ")
 _MAGIC, _VERSION = b"DATAGRP", 1
@@ -101,6 +101,25 @@ def write_checkpoint(files: FileSystem, directory: str, checkpoint: Checkpoint) 
     for other in files.list(directory):
         if other.startswith(("state-", "schema-")) and other not in keep:
             files.remove(f"{directory}/{other}")
+
+
+def newest_index(files: FileSystem, directory: str) -> int:
+    """The index of the newest checkpoint; 0 where there is none."""
+    names = [name for name in files.list(directory) if name.startswith("state-") and name.endswith(".ckpt")]
+    return max((int(name[6:-5]) for name in names), default=0)
+
+
+def newest_files(files: FileSystem, directory: str) -> tuple[int, int, list[tuple[str, bytes]]]:
+    """(index, term, its files as (name, bytes)) of the newest checkpoint. CorruptData where it cannot be read."""
+    name = f"state-{newest_index(files, directory):020d}.ckpt"
+    try:
+        state, _ = unpack(_read(files, f"{directory}/{name}"))
+        index, term = state["position"]
+        named = [SchemaBlob(storage_group, at, None).name for storage_group, at in state["schemas"]]
+        found = [(one, _seal(_read(files, f"{directory}/{one}"))) for one in (name, *named)]
+    except (ValueError, KeyError, TypeError, RecursionError, FileNotFoundError) as error:
+        raise CorruptData(f"{directory}/{name}: not a checkpoint: {error!r}") from None
+    return int(index), int(term), found
 
 
 def load_newest(files: FileSystem, directory: str) -> tuple[dict[str, Any], list[bytes]] | None:

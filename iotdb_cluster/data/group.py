@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from iotdb_cluster.data.checkpoints import Checkpoint, SchemaBlob, load_newest, write_checkpoint
+from iotdb_cluster.data.checkpoints import Checkpoint, SchemaBlob, load_newest, newest_files, write_checkpoint
+from iotdb_cluster.data.copies import GroupCopy, copy_of
 from iotdb_cluster.data.deletes import Intent
 from iotdb_cluster.data.entries import (
     AlterSeries,
@@ -504,6 +505,25 @@ class DataGroup:
     def published(self) -> int:
         """The index of the newest checkpoint on disk: what a restart begins from."""
         return self._published
+
+    @property
+    def directory(self) -> str:
+        return self._directory
+
+    def read_checkpoint(self) -> tuple[int, int, list[tuple[str, bytes]]]:
+        """(index, term, files) of the newest checkpoint, for `copy`; on a worker. CorruptData where it is damaged."""
+        try:
+            return newest_files(self._files, self._directory)
+        except OSError as error:
+            raise SystemFault(f"group {self.number}: its checkpoint cannot be read: {error}") from error
+
+    def copy(self, checkpoint: tuple[int, int, list[tuple[str, bytes]]]) -> GroupCopy:
+        """Pin the files that belong to what `read_checkpoint` gave; no other one may be published in between."""
+        return copy_of(self.store, *checkpoint)
+
+    def close(self) -> None:
+        """Close the files of a replica that is not used any more."""
+        self.store.close()
 
     def checkpoint_now(self) -> int:
         """A checkpoint from beginning to end on this thread; its index. For a clean stop, tools and tests."""

@@ -175,6 +175,12 @@ class RawNode:
         return self._raft.configuration.conf_state()
 
     @property
+    def restoring(self) -> int:
+        """Index of a received snapshot that is not installed yet, or 0."""
+        snapshot = self._raft.log.snapshot
+        return 0 if snapshot is None else snapshot.index
+
+    @property
     def transferee(self) -> int:
         """Who is about to take over from this leader, or 0."""
         return self._raft.transferee

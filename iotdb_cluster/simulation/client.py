@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
-from typing import Any
+from typing import Any, TypeAlias
 
 from iotdb_cluster.errors import CallerError, OutcomeUnknown, Status
 from iotdb_cluster.rpc.checker import decode, encode
@@ -16,6 +16,27 @@ from iotdb_cluster.world import World
 __all__ = ["SimulatedClient", "ask_admin"]
 
 GOOD = (200, 707)
+PAGE_ROWS = 100_000
+Value: TypeAlias = float | int | bool | bytes
+_FORMATS = {"BOOLEAN": "?", "INT32": "i", "INT64": "q", "FLOAT": "f", "DOUBLE": "d"}
+
+
+def _values(kind: str, data: bytes, bits: bytes, count: int) -> list[Value | None]:
+    """A column of a result: values stand only where the bit is set, the first row's bit highest."""
+    found: list[Value | None] = []
+    at = 0
+    for row in range(count):
+        if not bits[row // 8] & 0x80 >> row % 8:
+            found.append(None)
+        elif kind == "TEXT":
+            (length,) = struct.unpack_from(">i", data, at)
+            found.append(data[at + 4 : at + 4 + length])
+            at += 4 + length
+        else:
+            form = ">" + _FORMATS[kind]
+            found.append(struct.unpack_from(form, data, at)[0])
+            at += struct.calcsize(form)
+    return found
 
 
 class _Stream(asyncio.Protocol):
@@ -70,14 +91,18 @@ class SimulatedClient:
             raise CallerError(Status.NO_CONNECTION, str(error)) from None
         if not isinstance(found, _Stream):
             raise TypeError(found)
-        self._stream = found
         structs = client()
         request = structs.TSOpenSessionReq(client_protocol=2, zoneId="UTC", username="root", password="root")
-        opened = await self._exchange(found, "openSession", request)
-        if opened.status.code not in GOOD:
-            raise CallerError(Status(opened.status.code), opened.status.message or "")
-        self._session = opened.sessionId
-        self._statement = await self._exchange(found, "requestStatementId", self._session)
+        try:
+            opened = await self._exchange(found, "openSession", request)
+            if opened.status.code not in GOOD:
+                raise CallerError(Status(opened.status.code), opened.status.message or "")
+            self._session = opened.sessionId
+            self._statement = await self._exchange(found, "requestStatementId", self._session)
+            self._stream = found
+        finally:
+            if self._stream is not found:
+                found.transport.close()
         return found
 
     async def call(self, method: str, **fields: Any) -> Any:
@@ -120,23 +145,45 @@ class SimulatedClient:
         if status.code not in GOOD:
             raise CallerError(Status(status.code), status.message or "")
 
-    async def points(self, series: str) -> dict[int, float]:
-        """All points of a DOUBLE series."""
-        device, _, measurement = series.rpartition(".")
+    async def query(self, statement: str) -> list[tuple[int, tuple[Value | None, ...]]]:
+        """Rows of a query: time (0 where it has none) and values. Raises what the server answered, or OutcomeUnknown.
+
+        A result beyond the first page is not fetched.
+        """
         answer = await self.call(
-            "executeQueryStatement",
-            statement=f"SELECT {measurement} FROM {device}",
-            statementId=self._statement,
-            fetchSize=100_000,
+            "executeQueryStatement", statement=statement, statementId=self._statement, fetchSize=PAGE_ROWS
         )
         if answer.status.code not in GOOD:
             raise CallerError(Status(answer.status.code), answer.status.message or "")
         block = answer.queryDataSet
-        if not block.valueList:
-            return {}
+        if block is None or not block.valueList:
+            return []
         count = len(block.time) // 8
         times = struct.unpack(f">{count}q", block.time)
-        return dict(zip(times, struct.unpack(f">{count}d", block.valueList[0]), strict=True))
+        columns = [
+            _values(kind, values, bits, count)
+            for kind, values, bits in zip(answer.dataTypeList, block.valueList, block.bitmapList, strict=True)
+        ]
+        return list(zip(times, zip(*columns, strict=True), strict=True))
+
+    async def execute(self, statement: str) -> None:
+        """A statement without rows; raises what the server answered, OutcomeUnknown where it did not."""
+        outcome = await self.call(
+            "executeUpdateStatement", statement=statement, statementId=self._statement, fetchSize=PAGE_ROWS
+        )
+        answer = outcome.status
+        if answer.code not in GOOD:
+            parts = [
+                None if part.code in GOOD else CallerError(Status(part.code), part.message or "")
+                for part in answer.subStatus or ()
+            ]
+            raise CallerError(Status(answer.code), answer.message or "", parts)
+
+    async def points(self, series: str) -> dict[int, float]:
+        """All points of a DOUBLE series."""
+        device, _, measurement = series.rpartition(".")
+        rows = await self.query(f"SELECT {measurement} FROM {device}")
+        return {time: value for time, (value,) in rows if isinstance(value, float)}
 
     def drop(self) -> None:
         """Close the connection; the next call opens another."""

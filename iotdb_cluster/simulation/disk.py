@@ -203,6 +203,11 @@ class SimulatedDisk:
             raise OSError(number, os.strerror(number), path)
         self._change("sync_directory", path, lambda: self._sync_directory(node))
 
+    @property
+    def used_bytes(self) -> int:
+        """Allocated pages."""
+        return self._used_pages * PAGE_BYTES
+
     def free_bytes(self, path: str) -> int:
         self._look("open", path)
         if self.capacity is None:

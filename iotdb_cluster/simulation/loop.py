@@ -15,14 +15,19 @@ class DeadSimulation(Exception):
 
 
 class NodeRun:
-    """One life of a node, from a start to a crash. What it scheduled carries it in its context."""
+    """One life of a node, from a start to a crash. What it scheduled carries it in its context.
 
-    __slots__ = ("alive", "name", "number", "tasks")
+    While it is paused, what becomes due is held back: the process is stopped, and the world goes on.
+    """
+
+    __slots__ = ("alive", "held", "name", "number", "paused", "tasks")
 
     def __init__(self, name: str, number: int) -> None:
         self.name = name
         self.number = number
         self.alive = True
+        self.paused = False
+        self.held: list[tuple[asyncio.Handle, contextvars.Context, Callable[..., Any], tuple[Any, ...]]] = []
         self.tasks: dict[asyncio.Future[Any], None] = {}  # in the order of their making
 
     def __repr__(self) -> str:
@@ -99,26 +104,58 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return future
 
     def call_soon(self, callback: Callable[..., Any], *args: Any, context: Any = None) -> asyncio.Handle:  # type: ignore[override]
-        handle = super().call_soon(callback, *args, context=context)
-        return self._unless_dead(handle, context)
+        run = NODE_RUN.get() if context is None else context.get(NODE_RUN)
+        if run is None:
+            return super().call_soon(callback, *args, context=context)
+        if context is None:
+            context = contextvars.copy_context()
+        own: list[asyncio.Handle] = []
+        handle = super().call_soon(self._unless_paused, run, own, context, callback, args, context=context)
+        own.append(handle)
+        if not run.alive:
+            handle.cancel()
+        return handle
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., Any], *args: Any, context: Any = None
     ) -> asyncio.TimerHandle:
-        handle = super().call_at(when, callback, *args, context=context)
-        self._unless_dead(handle, context)
+        run = NODE_RUN.get() if context is None else context.get(NODE_RUN)
+        if run is None:
+            return super().call_at(when, callback, *args, context=context)
+        if context is None:
+            context = contextvars.copy_context()
+        own: list[asyncio.Handle] = []
+        handle = super().call_at(when, self._unless_paused, run, own, context, callback, args, context=context)
+        own.append(handle)
+        if not run.alive:
+            handle.cancel()
         return handle
 
     @staticmethod
-    def _unless_dead(handle: asyncio.Handle, context: contextvars.Context | None) -> asyncio.Handle:
-        run = NODE_RUN.get() if context is None else context.get(NODE_RUN)
-        if run is not None and not run.alive:
-            handle.cancel()
-        return handle
+    def _unless_paused(
+        run: NodeRun,
+        own: list[asyncio.Handle],
+        context: contextvars.Context,
+        callback: Callable[..., Any],
+        args: tuple[Any, ...],
+    ) -> None:
+        """`own` holds the handle that this is the callback of: it may be cancelled still while it is held back."""
+        if run.paused:
+            run.held.append((own[0], context, callback, args))
+        elif not own.pop().cancelled():  # popped: it would hold itself
+            callback(*args)
+
+    def resume(self, run: NodeRun) -> None:
+        """Let a paused node run go on with what was held back, in the order in which it became due."""
+        run.paused = False
+        held, run.held = run.held, []
+        for handle, context, callback, args in held:
+            super().call_soon(self._unless_paused, run, [handle], context, callback, args, context=context)
 
     def bury(self, run: NodeRun) -> None:
         """Drop everything that a node run has scheduled, and whatever it will."""
         run.alive = False
+        run.held.clear()
         for handle in [*self._ready, *self._scheduled]:  # type: ignore[attr-defined]
             if handle._context.get(NODE_RUN) is run:
                 handle.cancel()

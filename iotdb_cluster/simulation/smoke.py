@@ -30,6 +30,7 @@ WRITERS = 3
 FAULTS_MS = 20_000
 SERVES_AGAIN_MS = 60_000
 PARTITION_MS = 1_000
+SMALL_LOG_BYTES_MAX = 128 * KIB  # a node that is away for some seconds then needs snapshots
 
 
 @dataclass(slots=True)
@@ -44,6 +45,7 @@ class SmokeResult:
     unknown: int
     refused: int
     crashes: int
+    snapshots: int = 0  # replicas that were installed from a received snapshot last
 
 
 @dataclass(slots=True)
@@ -59,15 +61,15 @@ def _name(number: int) -> str:
     return f"node{number}"
 
 
-def _settings(number: int) -> Settings:
+def _settings(number: int, small_logs: bool = False) -> Settings:
     seeds = tuple(NodeAddress(_name(i), META_PORT, DATA_PORT, CLIENT_PORT) for i in range(1, NODES + 1))
     return Settings(
         seeds[number - 1],
         seeds,
         "/data",
         nodetool_port=NODETOOL_PORT + number,
-        log_segment_bytes=256 * KIB,
-        log_bytes_max=4 * MIB,
+        log_segment_bytes=64 * KIB if small_logs else 256 * KIB,
+        log_bytes_max=SMALL_LOG_BYTES_MAX if small_logs else 4 * MIB,
         memtable_flush_bytes=16 * KIB,
         partition_interval_ms=PARTITION_MS,
         write_timeout_ms=5_000,
@@ -76,9 +78,9 @@ def _settings(number: int) -> Settings:
     )
 
 
-def _main(number: int) -> Callable[[World], Coroutine[Any, Any, None]]:
+def _main(number: int, small_logs: bool) -> Callable[[World], Coroutine[Any, Any, None]]:
     async def main(world: World) -> None:
-        await Node(world, _settings(number)).run()
+        await Node(world, _settings(number, small_logs)).run()
 
     return main
 
@@ -106,11 +108,16 @@ async def _write(world: World, rng: random.Random, history: _History, writer: in
         await asyncio.sleep(rng.uniform(0.0, 0.05))
 
 
-async def _harm(simulation: Simulation, rng: random.Random) -> int:
-    """Crashes and broken links for a while; how many nodes crashed."""
+async def _harm(simulation: Simulation, rng: random.Random, absence_ms: float = 0.0) -> int:
+    """Crashes and broken links for a while; how many nodes crashed. One node is away for the first `absence_ms`."""
     crashes = 0
     names = [_name(i) for i in range(1, NODES + 1)]
-    end = simulation.now_ms + FAULTS_MS
+    back = simulation.now_ms + absence_ms
+    end = back + FAULTS_MS
+    absent = rng.choice(names) if absence_ms else ""
+    if absent:
+        simulation.crash(absent)
+        crashes += 1
     while simulation.now_ms < end:
         await asyncio.sleep(rng.uniform(0.5, 2.5))
         kind = rng.randrange(5)
@@ -126,7 +133,8 @@ async def _harm(simulation: Simulation, rng: random.Random) -> int:
             simulation.network.drop_connections(victim)
         await asyncio.sleep(rng.uniform(0.1, 1.5))
         for name in names:
-            if not simulation.is_running(name) and rng.randrange(3):
+            away = name == absent and simulation.now_ms < back
+            if not away and not simulation.is_running(name) and rng.randrange(3):
                 simulation.restart(name)
     return crashes
 
@@ -166,12 +174,21 @@ async def _verify(world: World, history: _History) -> None:
         raise AssertionError(f"the replicas of groups {unequal} differ: {answer}")
 
 
-def run_smoke(seed: int, *, faults: bool = True, debug: bool = False) -> SmokeResult:
-    """One seed, from an empty disk to the verdict. Raises what is wrong."""
+def _snapshots(simulation: Simulation) -> int:
+    """How many replicas live in the directory of a received snapshot: its name ends with 20 digits."""
+    names = [name for node in simulation.nodes.values() for name in node.disk.list("/data/data")]
+    return sum(name[-20:].isdigit() for name in names)
+
+
+def run_smoke(seed: int, *, faults: bool = True, debug: bool = False, small_logs: bool = False) -> SmokeResult:
+    """One seed, from an empty disk to the verdict. Raises what is wrong.
+
+    With `small_logs` a node is away for so long that the others' logs do not hold what it lacks.
+    """
     with Simulation(seed, debug=debug, skew_ms=200.0, drift=0.01) as simulation:
         rng = random.Random(f"smoke:{seed}")
         for number in range(1, NODES + 1):
-            simulation.add_node(_name(number), _main(number))
+            simulation.add_node(_name(number), _main(number, small_logs))
         world = simulation.world("client")
         simulation.run(_serving(world), SERVES_AGAIN_MS)
         history = _History()
@@ -182,7 +199,7 @@ def run_smoke(seed: int, *, faults: bool = True, debug: bool = False) -> SmokeRe
         crashes = 0
         if faults:
             simulation.network.faults = NetworkFaults(stall_rate=0.002, break_rate=0.0005)
-            crashes = simulation.run(_harm(simulation, rng), FAULTS_MS * 3)
+            crashes = simulation.run(_harm(simulation, rng, FAULTS_MS if small_logs else 0.0), FAULTS_MS * 4)
             simulation.network.faults = NetworkFaults()
             simulation.network.heal()
             for number in range(1, NODES + 1):
@@ -197,5 +214,5 @@ def run_smoke(seed: int, *, faults: bool = True, debug: bool = False) -> SmokeRe
         acknowledged = sum(map(len, history.acknowledged.values()))
         return SmokeResult(
             seed, simulation.digest(), simulation.events, simulation.now_ms, acknowledged, history.unknown,
-            history.refused, crashes,
+            history.refused, crashes, _snapshots(simulation),
         )  # fmt: skip

@@ -191,6 +191,21 @@ class Simulation:
     def is_running(self, name: str) -> bool:
         return self.nodes[name].run is not None
 
+    def pause(self, name: str) -> None:
+        """Stop the node's process: nothing of it runs until `resume`, or until it crashes."""
+        run = self.nodes[name].run
+        check(run is not None, "node %s does not run", name)
+        if run is not None and not run.paused:
+            self.trace(name, "pauses")
+            run.paused = True
+
+    def resume(self, name: str) -> None:
+        """Let a paused process go on; nothing happens where it is not paused or does not run."""
+        run = self.nodes[name].run
+        if run is not None and run.paused:
+            self.trace(name, "resumes")
+            self.loop.resume(run)
+
     def crash(self, name: str, *, power_cut: bool = True) -> None:
         """The node ends at once: its tasks, its connections, and what is not synced unless only the process dies."""
         node = self.nodes[name]
@@ -209,6 +224,7 @@ class Simulation:
         self.trace(name, "crashes")
         node.run = None
         self.network.kill(name)
+        self.loop.resume(run)
         self._cancel(run, BURIAL_TURNS)
 
     def _cancel(self, run: NodeRun, turns: int) -> None:

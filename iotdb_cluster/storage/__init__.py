@@ -14,7 +14,7 @@ Failures: `SystemFault` where the disk fails, `CorruptData` (a SystemFault) wher
 
 from iotdb_cluster.storage.jobs import CompactionJob, FlushJob
 from iotdb_cluster.storage.reader import UnitReader
-from iotdb_cluster.storage.store import Store
+from iotdb_cluster.storage.store import PinnedUnit, Store
 from iotdb_cluster.storage.sums import add_sums, round_values
 from iotdb_cluster.storage.tombstones import Tombstone
 from iotdb_cluster.storage.types import (
@@ -33,6 +33,7 @@ __all__ = [
     "FileInfo",
     "FlushJob",
     "Order",
+    "PinnedUnit",
     "Point",
     "Position",
     "ReadInterface",

@@ -26,7 +26,7 @@ from iotdb_cluster.storage.tombstones import Tombstone
 from iotdb_cluster.storage.types import FileInfo, Position
 from iotdb_cluster.world import File, FileSystem
 
-__all__ = ["Manifest", "ManifestState"]
+__all__ = ["Manifest", "ManifestState", "manifest_bytes"]
 
 VERSION = 1
 MAGIC = b"ITSMANIF"
@@ -94,6 +94,11 @@ def _frame(record: dict[str, Any]) -> bytes:
 
 
 _CLOSE = _frame({"kind": "close"})
+
+
+def manifest_bytes(state: ManifestState) -> bytes:
+    """A whole manifest that says this and nothing else."""
+    return HEADER.pack(MAGIC, VERSION) + _frame(state.to_json()) + _CLOSE
 
 
 def _record_at(data: bytes, at: int) -> bytes | None:
@@ -200,7 +205,7 @@ class Manifest:
         self._size += len(_CLOSE)
 
     def _rewrite(self) -> None:
-        data = HEADER.pack(MAGIC, VERSION) + _frame(self.state.to_json()) + _CLOSE
+        data = manifest_bytes(self.state)
         self.close()
         replace_atomically(self._files, self._path, f"{self._directory}/{MANIFEST_NEW}", data)
         with disk_faults(self._path):

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+import posixpath
 import threading
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from iotdb_cluster.columns import Block
 from iotdb_cluster.errors import CorruptData, SystemFault, check
 from iotdb_cluster.limits import INT64_MIN, MIB
 from iotdb_cluster.storage.chunk_reader import Cache, ChunkFile
 from iotdb_cluster.storage.durable import disk_faults, make_directory
-from iotdb_cluster.storage.filenames import MANIFEST, parse_unit_name, unit_name
+from iotdb_cluster.storage.filenames import MANIFEST, parse_chunk_name, parse_unit_name, unit_name
 from iotdb_cluster.storage.jobs import CompactionJob, FlushJob
-from iotdb_cluster.storage.manifest import Manifest, ManifestState
+from iotdb_cluster.storage.manifest import Manifest, ManifestState, manifest_bytes
 from iotdb_cluster.storage.memtable import Memtable
 from iotdb_cluster.storage.reader import Snapshot, UnitReader
 from iotdb_cluster.storage.tombstones import Tombstone
 from iotdb_cluster.storage.types import FileInfo, Position, StoreOptions, UnitId
-from iotdb_cluster.storage.unit import Sealed, Unit, settled_at
+from iotdb_cluster.storage.unit import Sealed, Unit, in_force, settled_at
 from iotdb_cluster.world import FileSystem
 
-__all__ = ["Store"]
+__all__ = ["PinnedUnit", "Store"]
 
 TIER_BYTES = 1 * MIB  # files below it are of like size ...
 TIER_FACTOR = 4  # ... as are those within one such step above
+
+
+class PinnedUnit(NamedTuple):
+    """What is flushed of a unit, for a copy elsewhere: the files stay until `release`, whatever becomes of the unit.
+
+    A directory `name` that holds `files` under their names and `manifest` as its manifest is the unit as of `flushed`.
+    """
+
+    name: str
+    flushed: Position
+    manifest: bytes
+    files: tuple[FileInfo, ...]
+    release: Callable[[], None]
 
 
 class Store:
@@ -315,6 +329,25 @@ class Store:
     def tombstones_of(self, unit: UnitId) -> list[Tombstone]:
         """The deletions that are still in force, the earliest first."""
         return list(self._unit(unit).tombstones)
+
+    def pin_files(self, unit: UnitId) -> PinnedUnit:
+        """Pin what is flushed of a unit; on the loop. CorruptData if the unit is damaged."""
+        found = self._unit(unit)
+        if unit in self.corrupt:
+            raise CorruptData(self.corrupt[unit])
+        infos = {parse_chunk_name(file.info.name) or 0: file.info for file in found.files}
+        durable = [stone for stone in found.tombstones if stone.position <= found.flushed]
+        stones = in_force(durable, infos.values())
+        following = max(infos, default=0) + 1
+        state = ManifestState(found.opened, found.flushed, found.meta, following, infos, stones)
+        reader = self._reader(found, found.files, ())
+        name = posixpath.basename(found.directory)
+        return PinnedUnit(name, found.flushed, manifest_bytes(state), tuple(infos.values()), reader.close)
+
+    @property
+    def idle(self) -> bool:
+        """No job and no reader needs the directory."""
+        return not any(unit.busy or unit.readers for unit in (*self._units.values(), *self._garbage_units))
 
     # --- compaction ---------------------------------------------------------------------------------------------------
 

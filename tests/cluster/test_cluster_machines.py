@@ -193,7 +193,11 @@ def test_a_refusal_that_may_change_is_confirmed_by_a_majority(refusal: CallerErr
         group = SimpleNamespace(id=7, leads=True)
         driver = SimpleNamespace(groups={7: group}, read_barrier=read_barrier, propose=propose)
         machines = {7: SimpleNamespace(data=SimpleNamespace(validate=validate))}
-        guard = SimpleNamespace(check=lambda _: None)
+
+        async def admit(*_: Any) -> None:
+            """There is room."""
+
+        guard = SimpleNamespace(admit=admit)
         serving = WriteServing(driver, machines, None, guard)  # type: ignore[arg-type]
         body = memoryview(GROUP.pack(7) + b"entry")
         if confirmed:
@@ -253,7 +257,7 @@ class FakeJob:
 def housekeeping(machines: dict[int, Any], groups: dict[int, Any]) -> tuple[Housekeeping, list[Compact]]:
     world = world_of(1)
     submitted: list[Compact] = []
-    log = SimpleNamespace(submit=lambda records, _: submitted.extend(records), bytes_pinned=lambda: 0)
+    log = SimpleNamespace(submit=lambda records, _: submitted.extend(records), bytes_pinned=lambda: 0, pins=list)
     meta = SimpleNamespace(checkpoint_due=False)
     cursors = SimpleNamespace(expire=lambda: None)
     calls = SimpleNamespace(node=1)
@@ -268,15 +272,17 @@ def test_the_log_forgets_nothing_that_is_needed(steps: list[tuple[int, int, bool
     async def main() -> None:
         published, match, forgotten = 0, 0, 0
         data = SimpleNamespace(published=0)
-        status = SimpleNamespace(progress={1: SimpleNamespace(match=10_000), 2: SimpleNamespace(match=0)})
+        here, away = SimpleNamespace(match=10_000, active=True), SimpleNamespace(match=0, active=False)
+        status = SimpleNamespace(progress={3: here, 2: away})
         log = SimpleNamespace(first_index=lambda: forgotten + 1, term=lambda _: 1)
-        group = SimpleNamespace(id=7, replica=3, leads=True, log=log, raw=SimpleNamespace(status=lambda: status))
+        raw = SimpleNamespace(status=lambda: status, term=1)
+        group = SimpleNamespace(id=7, replica=3, leads=True, log=log, raw=raw)
         keeper, submitted = housekeeping({7: SimpleNamespace(data=data)}, {7: group})
         for more, matched, leads in steps:
             published, match = published + more, match + matched
             data.published, status.progress[2].match, group.leads = published, match, leads
             if not leads:
-                await keeper._take_low_water(memoryview(pack({"7": match})), Deadline(world_of(1), 1))
+                await keeper._take_low_water(memoryview(pack({"7": [match, 10_000]})), Deadline(world_of(1), 1))
             keeper._compact(group)  # type: ignore[arg-type]
             for record in submitted:
                 assert forgotten < record.index <= min(published, match)
@@ -286,12 +292,39 @@ def test_the_log_forgets_nothing_that_is_needed(steps: list[tuple[int, int, bool
     run_virtual(main)
 
 
+def test_a_crowded_log_forgets_what_a_member_that_is_away_lacks() -> None:
+    async def main() -> None:
+        here, away = SimpleNamespace(match=900, active=True), SimpleNamespace(match=5, active=True)
+        status = SimpleNamespace(progress={3: here, 2: away})
+        log = SimpleNamespace(first_index=lambda: 1, term=lambda _: 1)
+        raw = SimpleNamespace(status=lambda: status, term=1)
+        group = SimpleNamespace(id=7, replica=3, leads=True, log=log, raw=raw)
+        keeper, submitted = housekeeping({7: SimpleNamespace(data=SimpleNamespace(published=800))}, {7: group})
+
+        def compacted() -> list[int]:
+            keeper._compact(group)  # type: ignore[arg-type]
+            return [record.index for record in submitted]
+
+        assert compacted() == []
+        away.active = False
+        await asyncio.sleep(10)
+        assert compacted() == [], "there is room for what it lacks"
+        keeper._crowding = {3}
+        away.active = True
+        assert compacted() == [5], "it is slow, not away"
+        away.active = False
+        await asyncio.sleep(10)
+        assert compacted() == [5, 800]
+
+    run_virtual(main)
+
+
 def test_a_flush_whose_caller_goes_is_carried_out_whole() -> None:
     async def main() -> None:
         jobs = [FakeJob() for _ in range(5)]
         published: list[int] = []
         store = SimpleNamespace(memory_bytes=lambda: 0, collect=lambda: 0)
-        checkpoint = SimpleNamespace(jobs=jobs)
+        checkpoint = SimpleNamespace(jobs=jobs, index=1)
         data = SimpleNamespace(
             store=store,
             freeze=lambda: checkpoint,
@@ -299,7 +332,7 @@ def test_a_flush_whose_caller_goes_is_carried_out_whole() -> None:
             applied=1,
             published=1,
         )
-        keeper, _ = housekeeping({7: SimpleNamespace(data=data)}, {})
+        keeper, _ = housekeeping({7: SimpleNamespace(data=data, members=None, replaced=[])}, {})
         running = asyncio.create_task(keeper.run())
         flush = asyncio.create_task(keeper._flush_call(memoryview(b""), Deadline(world_of(1), 10_000)))
         await asyncio.sleep(0.001)

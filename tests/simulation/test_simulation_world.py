@@ -454,3 +454,44 @@ def test_equal_seeds_give_equal_runs() -> None:
     assert run(11) == run(11)
     assert run(11) != run(12)
     assert run(11)[1] > 500
+
+
+def test_a_paused_node_stands_still_and_goes_on() -> None:
+    with Simulation(1) as simulation:
+        beats: list[float] = []
+
+        async def beat(world: World) -> None:
+            await serve_once(world)
+            while True:
+                beats.append(world.clock.monotonic_ms())
+                await asyncio.sleep(0.01)
+
+        async def serve_once(world: World) -> None:
+            await world.network.listen("0.0.0.0", PORT, Echo)
+
+        async def talk(world: World) -> bytes:
+            transport, protocol = await connect(world, "a")
+            transport.write(b"hello")
+            await protocol.changed.wait()
+            return bytes(protocol.data)
+
+        simulation.add_node("a", beat)
+        simulation.run_until(100.0)
+        before = len(beats)
+        assert before > 5
+        simulation.pause("a")
+        answer = simulation.spawn(talk(simulation.world("client")))
+        simulation.run_until(500.0)
+        assert len(beats) == before
+        assert not answer.done()
+        simulation.resume("a")
+        simulation.run_until(100.0)
+        assert len(beats) > before + 5
+        assert answer.result() == b"hello"[: len(answer.result())] != b""
+        simulation.pause("a")
+        simulation.run_until(50.0)
+        simulation.crash("a")
+        simulation.run_until(50.0)
+        simulation.restart("a")
+        simulation.run_until(50.0)
+        assert simulation.is_running("a")

@@ -7,16 +7,17 @@ import re
 from typing import Any
 
 import pytest
+from crc32c import crc32c
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from iotdb_cluster.errors import SystemFault
 from iotdb_cluster.simulation.disk import PowerCut, SimulatedDisk
-from iotdb_cluster.storage import Store, StoreOptions, UnitId
+from iotdb_cluster.storage import PinnedUnit, Store, StoreOptions, UnitId
 
 U = UnitId(7, -2)
 OPTIONS = StoreOptions(compaction_files_min=2, tombstones_max=0, cache_bytes_max=10_000)
-OPS = ["write"] * 6 + ["delete", "delete", "expire", "flush", "flush", "compact", "restart", "check", "half"]
+OPS = ["write"] * 6 + ["delete", "delete", "expire", "flush", "flush", "compact", "restart", "check", "half", "copy"]
 steps = st.lists(st.tuples(st.sampled_from(OPS), st.integers(0, 1 << 32)), min_size=1, max_size=25)
 
 
@@ -59,6 +60,24 @@ def apply_to_model(model: Any, entry: tuple[int, int, str, Any]) -> None:
         model.delete(None, -(1 << 63), content - 1)
 
 
+def copied_digest(disk: SimulatedDisk, copied: PinnedUnit, directory: str, log: Log) -> int:
+    """Copy a pinned unit into another store and apply the whole log there."""
+    disk.make_directories(f"{directory}/{copied.name}")
+    contents = {"manifest": copied.manifest}
+    for info in copied.files:
+        contents[info.name] = disk.open(info.path).read(0, info.bytes)
+        assert crc32c(contents[info.name]) == info.crc32c
+    for name, data in contents.items():
+        disk.open(f"{directory}/{copied.name}/{name}", create=True).write(0, data)
+    copied.release()
+    other = Store.open(disk, directory, OPTIONS)
+    assert not other.corrupt
+    assert other.flushed(U) == copied.flushed
+    for entry in log.entries:
+        apply(other, entry)
+    return other.digest(U)
+
+
 def make_entry(tools: Any, log: Log, op: str, rng: random.Random) -> tuple[int, int, str, Any]:
     if op == "write":
         return log.add("write", tools.random_blocks(rng, 60), rng)
@@ -81,6 +100,7 @@ def test_store_equals_dict(tools: Any, script: list[tuple[str, int]], seed: int)
         store = Store.open(disk, "/data/store", OPTIONS)
         apply(store, log.entries[0])
         old: list[tuple[Any, Any, int]] = []
+        copies: list[PinnedUnit] = []
         for op, argument in script:
             rng = random.Random(argument)
             if op in ("write", "delete", "expire"):
@@ -107,10 +127,13 @@ def test_store_equals_dict(tools: Any, script: list[tuple[str, int]], seed: int)
             elif op == "restart":
                 store.close()
                 old.clear()
+                copies.clear()
                 store = Store.open(disk, "/data/store", OPTIONS)
                 assert not store.corrupt
                 for entry in log.entries:
                     apply(store, entry)
+            elif op == "copy":
+                copies.append(store.pin_files(U))
             else:
                 with store.reader(U) as reader:
                     tools.check_reader(reader, model, rng)
@@ -126,6 +149,9 @@ def test_store_equals_dict(tools: Any, script: list[tuple[str, int]], seed: int)
         assert store.memory_bytes() == 0
         assert store.oldest_unflushed(U) is None
         assert store.digest(U) == digest
+        for number, copied in enumerate(copies):  # its files stayed, and with the log behind them make the same unit
+            assert copied_digest(disk, copied, f"/data/copy{number}", log) == digest
+        assert store.idle
         store.collect()
         named = {info.name for info in store.files_of(U)}
         on_disk = {name for name in disk.list("/data/store/7.-2.1") if name.endswith(".chunk")}
