@@ -35,5 +35,5 @@ format: env      ## format the code
 raft-oracle: env ## N random directives through our Raft core and etcd's, identical text (needs Go)
 	$(PY) tests/raft/oracle.py --n $(N) --seed $(SEED)
 
-sim: env         ## three whole nodes in the simulated world: SEED=n for one seed, SEEDS=m for several
+sim: env         ## whole nodes, clients and faults in the simulated world: SEED=n for one seed, SEEDS=m for several
 	$(PY) -m iotdb_cluster.simulation $(if $(SEEDS),--seeds $(SEEDS),--seed $(SEED))

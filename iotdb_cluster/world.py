@@ -239,9 +239,13 @@ class _RealNetwork:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_ms / 1000):
-                return await loop.create_connection(factory, host, port)
+                transport, protocol = await loop.create_connection(factory, host, port)
         except TimeoutError:
             raise OSError(errno.ETIMEDOUT, f"no answer from {host}:{port} within {timeout_ms:.0f} ms") from None
+        # The system draws this end's port from a range that the usual ports of a node lie in: a node of this machine
+        # that is down must get its port back when it starts again, also while this connection has it.
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return transport, protocol
 
 
 class _RealWorkers:
