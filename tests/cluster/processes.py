@@ -17,8 +17,8 @@ from typing import Any
 from iotdb_cluster.tools.loopback import Loopback, Member
 
 ROOT = Path(__file__).parents[2]
-# 20 apart: more ports of a kind than any test has nodes. Ports for clients lie above those that the system usually gives
-# to connections: a node that is down must find its port free when it starts again.
+# 20 apart: more ports of a kind than any test has nodes. Ports for clients lie above those that the system usually
+# gives to connections: a node that is down must find its port free when it starts again.
 OFFSETS = range(5_440, 9_000, 20)
 KEYS = {"max_raft_log_persist_data_size_per_file": 8_388_608, "disk_free_min_bytes": 1_048_576}
 BASES = (9003, 18080, 31999, 40010, 55560)  # meta, web, nodetool, data, clients

@@ -60,7 +60,7 @@ def test_snapshots_hold_while_others_write(tmp_path: Path) -> None:
             values = np.concatenate([times, times * 3])
             store.write(U, 1, index, [Tablet("root.sg.d", TWO, both, [Column(LONG, values), Column(LONG, values)])])
         rows += count
-        if ready.acquire(blocking=False):
+        if ready.acquire(timeout=0.001):  # the writer waits for readers a little, so that it does not take all the time
             job = pool.submit(verify, store.reader(U), rows)
             job.add_done_callback(lambda _: ready.release())
             checks.append(job)
