@@ -1,7 +1,7 @@
 """The only door to time, randomness, files, sockets and threads.
 
 A node is given a `World` and asks nothing else: the simulation gives another one (design: one world). The interfaces
-stand first, their real form (`RealWorld`) behind them; only `tools` makes a real one.
+stand first, their real form (`real_world`) behind them; only `tools` makes a real one.
 """
 
 from __future__ import annotations
