@@ -2,10 +2,12 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 SEED ?= 1
+TRIALS ?= 100
+PAUSE ?= 60
 N ?= 20000
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help env test test-clients check ci format docs sim raft-oracle
+.PHONY: help env test test-clients check ci format docs sim raft-oracle failover
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -37,3 +39,6 @@ raft-oracle: env ## N random directives through our Raft core and etcd's, identi
 
 sim: env         ## whole nodes, clients and faults in the simulated world: SEED=n for one seed, SEEDS=m for several
 	$(PY) -m iotdb_cluster.simulation $(if $(SEEDS),--seeds $(SEEDS),--seed $(SEED))
+
+failover: env    ## how long writes wait when a node is killed or stands still: TRIALS=100 kills, PAUSE=60 seconds away
+	$(PY) tests/cluster/failover.py --trials $(TRIALS) --pause-s $(PAUSE) --seed $(SEED)

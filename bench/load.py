@@ -31,11 +31,11 @@ DOUBLE, GORILLA, SNAPPY = 4, 8, 1
 GOOD = (200, 707)
 
 
-def encode(method: str, request: Any) -> bytes:
+def encode(method: str, *arguments: Any) -> bytes:
     """The whole frame of a call."""
     buffer = TTransport.TMemoryBuffer()
     client = TSIService.Client(TBinaryProtocol.TBinaryProtocolAccelerated(buffer))
-    getattr(client, f"send_{method}")(request)
+    getattr(client, f"send_{method}")(*arguments)
     payload = buffer.getvalue()
     return struct.pack(">I", len(payload)) + payload
 
@@ -72,8 +72,8 @@ class Connection:
         (length,) = struct.unpack(">I", await self.reader.readexactly(4))
         return await self.reader.readexactly(length)
 
-    async def call(self, method: str, request: Any) -> Any:
-        return decode(method, await self.send(encode(method, request)))
+    async def call(self, method: str, *arguments: Any) -> Any:
+        return decode(method, await self.send(encode(method, *arguments)))
 
     async def query(self, sql: str) -> Any:
         request = t.TSExecuteStatementReq(self.session, sql, self.statement, 10_000, 60_000)

@@ -17,7 +17,7 @@ def load(path: str) -> ModuleType:
 
     By path, because a package `tests` of the environment (the stock client brings one) would hide this directory.
     """
-    name = "iotdb_tests_" + path.removesuffix(".py").replace("/", "_")
+    name = "iotdb_tests_" + path.removeprefix("../").removesuffix(".py").replace("/", "_")
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, TESTS / path)
         assert spec is not None
@@ -43,6 +43,18 @@ def replay() -> ModuleType:
 def durability() -> ModuleType:
     """`tests/cluster/durability.py`."""
     return load("cluster/durability.py")
+
+
+@pytest.fixture(scope="session")
+def failover() -> ModuleType:
+    """`tests/cluster/failover.py`."""
+    return load("cluster/failover.py")
+
+
+@pytest.fixture(scope="session")
+def load_generator() -> ModuleType:
+    """`bench/load.py`."""
+    return load("../bench/load.py")
 
 
 @pytest.fixture(scope="module")
