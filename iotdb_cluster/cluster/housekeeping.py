@@ -16,12 +16,13 @@ from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.cluster.log import Compact, DurableLog
+from iotdb_cluster.cluster.marks import Water
 from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.points import PointServing
 from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.data import GroupCopy
 from iotdb_cluster.errors import CallerError, Status, check
-from iotdb_cluster.packing import pack, unpack
+from iotdb_cluster.packing import pack
 from iotdb_cluster.query.requests import FlushTasksInfo
 from iotdb_cluster.raft import Snapshot
 from iotdb_cluster.world import World
@@ -31,7 +32,6 @@ __all__ = ["Housekeeping"]
 logger = logging.getLogger(__name__)
 
 ROUND_MS = 200
-LOW_WATER_MS = 1_000
 COMPACTION_MS = 2_000  # between two looks for files to merge
 BUDGET_SHARE = 0.4  # of the memtable budget: beyond it the largest group is flushed
 KEPT_ENTRIES = 100  # entries that stay behind a checkpoint, so that a member that lags a little needs no more
@@ -65,7 +65,6 @@ class Housekeeping:
         meta: MetaMachine,
         machines: dict[int, DataMachine],
         cursors: PointServing,
-        calls: Calls,
     ) -> None:
         self._world = world
         self._settings = settings
@@ -74,9 +73,7 @@ class Housekeeping:
         self._meta = meta
         self._machines = machines
         self._cursors = cursors
-        self._calls = calls
         self._care: dict[int, _Care] = {}
-        self._told_ms = 0.0
         self._crowding: set[int] = set()  # replicas for whose sake the log holds more than `log_bytes_max`
         self._working = 0
         self._waiting = 0
@@ -84,7 +81,7 @@ class Housekeeping:
         self._asking: list[asyncio.Future[None]] = []  # who waits for a flush of everything
 
     def register(self, calls: Calls) -> None:
-        calls.handlers.update({"low water": self._take_low_water, "flush": self._flush_call})
+        calls.handlers["flush"] = self._flush_call
 
     def memory_bytes(self) -> int:
         """Bytes of all memtables of the node."""
@@ -141,9 +138,6 @@ class Housekeeping:
         now = self._world.clock.monotonic_ms()
         for number in self._due(now):
             await self.checkpoint(number)
-        if now - self._told_ms >= LOW_WATER_MS:
-            self._told_ms = now
-            await self._tell_low_water()
         for group in list(self._driver.groups.values()):
             if group.id:
                 self._compact(group)
@@ -282,29 +276,17 @@ class Housekeeping:
                 near.append(progress.match)
         return min(matches, default=0), min(near, default=0)
 
-    async def _tell_low_water(self) -> None:
-        by_node: dict[int, dict[str, tuple[int, int]]] = {}
-        for group in self._driver.groups.values():
-            if group.id and group.leads:
-                for node in group.nodes.values():
-                    if node != self._calls.node:
-                        by_node.setdefault(node, {})[str(group.id)] = self._water(group)
-        await asyncio.gather(*(self._tell(node, marks) for node, marks in by_node.items()))
+    def water_for(self, node: int) -> Water:
+        """The marks of the groups that are led here, for a node that is a member of them."""
+        led = [group for group in self._driver.groups.values() if group.id and group.leads]
+        return {str(group.id): self._water(group) for group in led if node in group.nodes.values()}
 
-    async def _tell(self, node: int, marks: dict[str, tuple[int, int]]) -> None:
-        try:
-            await self._calls.call(node, "low water", pack(marks), Deadline(self._world, LOW_WATER_MS))
-        except CallerError as error:
-            logger.debug("node %d did not hear the low-water marks: %s", node, error)
-
-    async def _take_low_water(self, body: memoryview, deadline: Deadline) -> bytes:
-        del deadline
-        marks, _ = unpack(body)
+    def take_water(self, marks: Water) -> None:
+        """What a leader told."""
         for number, (low, near) in marks.items():
             care = self._care_of(int(number))
             care.low_water = max(care.low_water, int(low))
             care.near_water = max(care.near_water, int(near))
-        return pack(None)
 
     # --- FLUSH --------------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from iotdb_cluster.cluster.log import (
     open_identity,
     set_identifier,
 )
+from iotdb_cluster.cluster.marks import MARKS_CALL, Marks
 from iotdb_cluster.cluster.membership import Membership, seed_addresses, tale_of
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.meta_group import MetaMachine
@@ -40,7 +41,7 @@ from iotdb_cluster.cluster.proposals import Proposals
 from iotdb_cluster.cluster.queries import Queries
 from iotdb_cluster.cluster.replicas import TICK_PART, Replicas
 from iotdb_cluster.cluster.request_ids import RequestIds
-from iotdb_cluster.cluster.room import RoomGuard
+from iotdb_cluster.cluster.room import DiskSpace, RoomGuard
 from iotdb_cluster.cluster.schema_reads import SchemaServing
 from iotdb_cluster.cluster.service import VERSION, ClientNode
 from iotdb_cluster.cluster.serving import WriteServing
@@ -69,7 +70,7 @@ logger = logging.getLogger(__name__)
 ASK_TIMEOUT_MS = 5_000  # of one question to a seed at the first start
 HANDLERS = (
     *("propose", "resolve", "retired", "schema", "points", "scan open", "scan pull", "scan close"),
-    *("low water", "flush", "state", "digest"),
+    *(MARKS_CALL, "flush", "state", "digest"),
     *SNAPSHOT_CALLS,
 )
 
@@ -238,15 +239,9 @@ class Node:
         self._endings.callback(self._driver.stop)
         self._points = PointServing(world, self._driver, self._machines)
         self._endings.callback(self._points.close)
-        self._housekeeping = Housekeeping(
-            world, settings, self._driver, self._log, self._meta_machine, self._machines, self._points, self._calls
-        )
-        sender = SnapshotSender(world, self._driver, self._calls, self._housekeeping.take, self._fault)
-        receiver = SnapshotReceiver(world, self._driver, self._machines, settings.disk_free_min_bytes)
-        receiver.register(self._calls)
-        self._replicas.connect(sender, receiver)
-        self._endings.push_async_callback(sender.close)
-        guard = RoomGuard(world, settings, self._housekeeping.memory_bytes)
+        disk = DiskSpace(world, settings)
+        receiver = self._build_care(disk)
+        guard = RoomGuard(settings, self._housekeeping.memory_bytes, disk)
         WriteServing(self._driver, self._machines, self._proposals, guard).register(self._calls)
         SchemaServing(self._driver, self._machines).register(self._calls)
         self._points.register(self._calls)
@@ -271,8 +266,32 @@ class Node:
         self._meta_changed()
         self._spawn(self._duties.run())
         self._spawn(self._housekeeping.run())
+        self._spawn(self._marks.run())
         self._spawn(self._housekeeping.compact_forever())
         self._spawn(receiver.sweep_forever())
+
+    def _build_care(self, disk: DiskSpace) -> SnapshotReceiver:
+        """What keeps house: checkpoints, the marks that nodes tell each other, snapshots."""
+        world, settings = self._world, self._settings
+        self._housekeeping = Housekeeping(
+            world, settings, self._driver, self._log, self._meta_machine, self._machines, self._points
+        )
+        self._marks = Marks(
+            world,
+            self._calls,
+            lambda: self._members(0),
+            lambda: disk.free_bytes,
+            self._housekeeping.water_for,
+            self._housekeeping.take_water,
+            self._fault,
+        )
+        self._marks.register(self._calls)
+        sender = SnapshotSender(world, self._driver, self._calls, self._housekeeping.take, self._fault)
+        receiver = SnapshotReceiver(world, self._driver, self._machines, settings.disk_free_min_bytes)
+        receiver.register(self._calls)
+        self._replicas.connect(sender, receiver)
+        self._endings.push_async_callback(sender.close)
+        return receiver
 
     def _client_node(self) -> ClientNode:
         world, settings = self._world, self._settings

@@ -12,7 +12,7 @@ from iotdb_cluster.errors import CallerError, Status
 from iotdb_cluster.limits import MIB
 from iotdb_cluster.world import World
 
-__all__ = ["RoomGuard"]
+__all__ = ["DiskSpace", "RoomGuard"]
 
 ASK_MEMORY_MS = 50  # a writer that waits for memory looks so often
 WAIT_MS_MAX = 10_000  # and so long (max_waiting_time_when_insert_blocked)
@@ -23,15 +23,32 @@ class NoMemory(CallerError):
     """The memtables are full: flushing makes room in a moment."""
 
 
+class DiskSpace:
+    """The space that is left on the disks of a node, asked for twice a second at most."""
+
+    def __init__(self, world: World, settings: Settings) -> None:
+        self._world = world
+        self._paths = tuple(dict.fromkeys((settings.data_paths[0], settings.wal_path)))
+        self._asked_ms = -1e18
+        self._free = 1 << 62
+
+    @property
+    def free_bytes(self) -> int:
+        """Of the fullest of the directories for points and for the log."""
+        now = self._world.clock.monotonic_ms()
+        if now - self._asked_ms > ASK_DISK_MS:
+            self._asked_ms = now
+            self._free = min(self._world.files.free_bytes(path) for path in self._paths)
+        return self._free
+
+
 class RoomGuard:
     """Refuses points with 413, and the reason, where memory or disk run short; all else goes on in the reserve."""
 
-    def __init__(self, world: World, settings: Settings, memory_bytes: Callable[[], int]) -> None:
-        self._world = world
+    def __init__(self, settings: Settings, memory_bytes: Callable[[], int], disk: DiskSpace) -> None:
         self._settings = settings
         self._memory_bytes = memory_bytes
-        self._asked_ms = -1e18
-        self._free = 1 << 62
+        self._disk = disk
 
     async def admit(self, payload: bytes, deadline: Deadline) -> None:
         """As `check`, but while memory is full wait for flushing, `WAIT_MS_MAX` at most."""
@@ -57,18 +74,10 @@ class RoomGuard:
                 f"memtables hold {used // MIB} of {self._settings.memtable_bytes_max // MIB} MiB: writes are faster "
                 "than flushing, try again in a moment",
             )
-        if self.free_bytes < self._settings.disk_free_min_bytes:
+        free = self._disk.free_bytes
+        if free < self._settings.disk_free_min_bytes:
             raise CallerError(
                 Status.WRITE_PROCESS_REJECT,
-                f"the disk has {self.free_bytes // MIB} MiB free, {self._settings.disk_free_min_bytes // MIB} MiB are "
+                f"the disk has {free // MIB} MiB free, {self._settings.disk_free_min_bytes // MIB} MiB are "
                 "kept in reserve: no points are taken until there is room",
             )
-
-    @property
-    def free_bytes(self) -> int:
-        """Free space of the data directory, as of the last half second."""
-        now = self._world.clock.monotonic_ms()
-        if now - self._asked_ms > ASK_DISK_MS:
-            self._asked_ms = now
-            self._free = self._world.files.free_bytes(self._settings.data_paths[0])
-        return self._free

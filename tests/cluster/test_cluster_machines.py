@@ -20,7 +20,7 @@ from iotdb_cluster.cluster.housekeeping import Housekeeping
 from iotdb_cluster.cluster.log import Compact
 from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.proposals import GROUP
-from iotdb_cluster.cluster.room import RoomGuard
+from iotdb_cluster.cluster.room import DiskSpace, RoomGuard
 from iotdb_cluster.cluster.serving import WriteServing
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
 from iotdb_cluster.columns import Column, DataType, Tablet, shape_of
@@ -28,7 +28,7 @@ from iotdb_cluster.data import Header, OpenUnit, encode, encode_insert
 from iotdb_cluster.errors import CallerError, InvariantViolation, Moved, Status
 from iotdb_cluster.limits import MIB
 from iotdb_cluster.meta import commands
-from iotdb_cluster.packing import pack, unpack
+from iotdb_cluster.packing import unpack
 from iotdb_cluster.raft import ConfState, Entries, Snapshot
 from iotdb_cluster.requests import NO_REQUEST, RequestId
 from iotdb_cluster.simulation import SimulatedDisk
@@ -219,7 +219,9 @@ def test_points_are_refused_without_room_and_the_rest_goes_on() -> None:
         world = world_of(1)
         used, free = [0], [5 * MIB]
         files = SimpleNamespace(free_bytes=lambda _: free[0])
-        guard = RoomGuard(SimpleNamespace(clock=world.clock, files=files), SETTINGS, lambda: used[0])  # type: ignore[arg-type]
+        guard = RoomGuard(
+            SETTINGS, lambda: used[0], DiskSpace(SimpleNamespace(clock=world.clock, files=files), SETTINGS)
+        )  # type: ignore[arg-type]
         columns = [Column.of(DataType.INT32, [1])]
         block = Tablet("root.sg.d", shape_of(("s",), (DataType.INT32,)), Column.of(DataType.INT64, [1]).values, columns)  # type: ignore[arg-type]
         points = encode_insert(Header(RequestId(1, 1, 1, 1), 1), [block])
@@ -260,9 +262,8 @@ def housekeeping(machines: dict[int, Any], groups: dict[int, Any]) -> tuple[Hous
     log = SimpleNamespace(submit=lambda records, _: submitted.extend(records), bytes_pinned=lambda: 0, pins=list)
     meta = SimpleNamespace(checkpoint_due=False)
     cursors = SimpleNamespace(expire=lambda: None)
-    calls = SimpleNamespace(node=1)
     driver = SimpleNamespace(groups=groups)
-    keeper = Housekeeping(world, SETTINGS, driver, log, meta, machines, cursors, calls)  # type: ignore[arg-type]
+    keeper = Housekeeping(world, SETTINGS, driver, log, meta, machines, cursors)  # type: ignore[arg-type]
     return keeper, submitted
 
 
@@ -282,7 +283,7 @@ def test_the_log_forgets_nothing_that_is_needed(steps: list[tuple[int, int, bool
             published, match = published + more, match + matched
             data.published, status.progress[2].match, group.leads = published, match, leads
             if not leads:
-                await keeper._take_low_water(memoryview(pack({"7": [match, 10_000]})), Deadline(world_of(1), 1))
+                keeper.take_water({"7": (match, 10_000)})
             keeper._compact(group)  # type: ignore[arg-type]
             for record in submitted:
                 assert forgotten < record.index <= min(published, match)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from iotdb_cluster.cluster.calls import Deadline
-from iotdb_cluster.cluster.room import WAIT_MS_MAX, RoomGuard
+from iotdb_cluster.cluster.room import WAIT_MS_MAX, DiskSpace, RoomGuard
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
 from iotdb_cluster.columns import Column, DataType, Tablet, shape_of
 from iotdb_cluster.data import Header, OpenUnit, encode, encode_insert
@@ -41,7 +41,7 @@ class Fixture:
             NodeAddress("h", 1, 2, 3), (), "/data", memtable_bytes_max=1_000_000, disk_free_min_bytes=MIB
         )
         self.used = 0
-        self.guard = RoomGuard(self.world, settings, lambda: self.used)
+        self.guard = RoomGuard(settings, lambda: self.used, DiskSpace(self.world, settings))
 
     def run(self, simulation: Simulation, payload: bytes) -> float:
         """Virtual ms until the payload was admitted; raises what refused it."""
