@@ -7,7 +7,7 @@ PAUSE ?= 60
 N ?= 20000
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help env test test-clients check ci format docs sim raft-oracle failover
+.PHONY: help env test test-clients check ci format docs sim raft-oracle failover mutants
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -42,3 +42,6 @@ sim: env         ## whole nodes, clients and faults in the simulated world: SEED
 
 failover: env    ## how long writes wait when a node is killed or stands still: TRIALS=100 kills, PAUSE=60 seconds away
 	$(PY) tests/cluster/failover.py --trials $(TRIALS) --pause-s $(PAUSE) --seed $(SEED)
+
+mutants: env     ## planted bugs: each must turn the suite that its patch names red; ONLY="name ..." for some of them
+	$(PY) tests/mutants/run.py $(if $(ONLY),--only $(ONLY))

@@ -1,0 +1,66 @@
+"""The planted bugs can be used: each applies to the present tree, its suite exists. `make mutants` runs them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PATCHES = sorted(Path(__file__).parent.glob("*.patch"))
+
+
+@pytest.fixture(scope="module")
+def runner() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("iotdb_tests_mutants_run", Path(__file__).parent / "run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", PATCHES, ids=lambda path: path.stem)
+def test_it_applies_and_its_suite_exists(runner: ModuleType, path: Path) -> None:
+    mutant = runner.load(path)
+    assert mutant.files
+    assert all(name.startswith("iotdb_cluster/") for name in mutant.files), "a bug of the product, not of a test"
+    assert runner.git_apply(ROOT, mutant, "--check") == ""
+    tests = [word.partition("::")[0] for word in mutant.suite if word.startswith("tests/")]
+    assert all((ROOT / name).exists() for name in tests)
+
+
+def test_a_patch_without_its_head_is_refused(runner: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "headless.patch"
+    path.write_text("--- a/x\n+++ b/x\n")
+    with pytest.raises(runner.Broken):
+        runner.load(path)
+
+
+def test_what_a_suite_leaves_behind_is_ended(runner: ModuleType, tmp_path: Path) -> None:
+    """Also in a session of its own, as the nodes of a cluster are."""
+    program = (
+        "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'],"
+        " start_new_session=True).pid); sys.exit(1)"
+    )
+    code, said = runner.run_suite(tmp_path, ("python", "-c", program))
+    assert code == 1
+    deadline = time.monotonic() + 30
+    while _runs(int(said)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not _runs(int(said))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    except ProcessLookupError:
+        return False
+    return bool(state.stdout.strip()) and not state.stdout.startswith("Z")
