@@ -26,3 +26,9 @@ def interaction() -> ModuleType:
 @pytest.fixture(scope="session")
 def oracle() -> ModuleType:
     return _load("oracle")
+
+
+@pytest.fixture(scope="session")
+def datadriven() -> ModuleType:
+    """The grammar of data-driven test files."""
+    return _load("datadriven")

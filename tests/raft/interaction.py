@@ -1,10 +1,9 @@
-"""The interaction-test text format of etcd's raft: directives in, text out, held against the recorded text.
+"""The interaction-test text format of etcd's raft: its commands, carried out by this core.
 
-A script is a list of cases: a directive line, optional input lines, a line `----`, the expected text up to an empty
-line. Lines that begin with `#` are comments; the comment `# heartbeat-tick: N` sets that time (otherwise 1; the
-election timeout is 1000 ticks). Log lines (`INFO ...`) are not part of the expected text.
+Scripts are data-driven test files (`datadriven.py`). The comments `# heartbeat-tick: N` and `# election-tick: N` set
+those times, otherwise 1 and 1000 ticks. Log lines (`INFO ...`) are not part of the expected text.
 
-    python tests/raft/interaction.py [--rewrite] [script ...]
+    python tests/raft/interaction.py [--rewrite] [--election-tick N] [script ...]
 
 checks the scripts, or rewrites their expected text from this core. (`oracle.py --record` writes it from etcd's.)
 """
@@ -12,15 +11,37 @@ checks the scripts, or rewrites their expected text from this core. (`oracle.py 
 from __future__ import annotations
 
 import argparse
-import difflib
-import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from iotdb_cluster.errors import InvariantViolation
-from iotdb_cluster.raft import (
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+
+from datadriven import (  # noqa: E402 - the directories above must be on the path first
+    Directive,
+    Script,
+    difference,
+    parse_directive,
+    parse_script,
+    render_script,
+    script_paths,
+    without_log_lines,
+)
+from describe import (  # noqa: E402
+    CHANGE_LETTERS,
+    MESSAGE_TYPES,
+    ROLE_NAMES,
+    describe_entries,
+    describe_member,
+    describe_message,
+    describe_ready,
+    quoted,
+)
+
+from iotdb_cluster.errors import InvariantViolation  # noqa: E402
+from iotdb_cluster.raft import (  # noqa: E402
     LOCAL_APPEND,
     LOCAL_APPLY,
     NO_LIMIT,
@@ -28,30 +49,40 @@ from iotdb_cluster.raft import (
     ConfChange,
     ConfChangeSingle,
     ConfChangeTransition,
-    ConfChangeType,
     Config,
     ConfState,
     Entries,
     EntryKind,
     HardState,
-    MemberStatus,
     MemoryLog,
     Message,
     MessageType,
     ProposalDropped,
     RawNode,
-    Ready,
-    Role,
     Snapshot,
     UnknownPeer,
     decode_conf_change,
 )
 
+__all__ = [
+    "SCRIPTS",
+    "Endless",
+    "Environment",
+    "commands",
+    "difference",
+    "main",
+    "parse_directive",
+    "parse_script",
+    "render_script",
+    "run_script",
+    "script_paths",
+    "without_log_lines",
+]
+
 SCRIPTS = Path(__file__).parent / "scripts"
 ELECTION_TICK = 1000
 ROUNDS_MAX = 500  # of one `stabilize`
 LEVELS = ("debug", "info", "warn", "error", "fatal", "none")
-LOG_LINE = re.compile(r"^\s*(DEBUG|INFO|WARN|ERROR|FATAL) .*\n?", re.MULTILINE)
 
 
 class Refused(Exception):
@@ -62,147 +93,24 @@ class Endless(Exception):
     """`stabilize` finds no fixed point."""
 
 
-# --- text of the parts ------------------------------------------------------------------------------------------------
-MESSAGE_NAMES = {kind: "Msg" + "".join(part.capitalize() for part in kind.name.split("_")) for kind in MessageType}
-MESSAGE_TYPES = {name: kind for kind, name in MESSAGE_NAMES.items()}
-ROLE_NAMES = {
-    Role.FOLLOWER: "StateFollower",
-    Role.CANDIDATE: "StateCandidate",
-    Role.LEADER: "StateLeader",
-    Role.PRE_CANDIDATE: "StatePreCandidate",
-}
-KIND_NAMES = ("EntryNormal", "EntryConfChange", "EntryConfChangeV2")
-PROGRESS_NAMES = ("StateProbe", "StateReplicate", "StateSnapshot")
-CHANGE_LETTERS = {
-    "v": ConfChangeType.ADD_NODE,
-    "l": ConfChangeType.ADD_LEARNER,
-    "r": ConfChangeType.REMOVE_NODE,
-    "u": ConfChangeType.UPDATE_NODE,
-}
-LETTERS = {kind: letter for letter, kind in CHANGE_LETTERS.items()}
-
-
-def quoted(payload: bytes) -> str:
-    """As Go's %q does for ASCII."""
-    text = payload.decode("ascii").replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + text.replace("\n", "\\n").replace("\t", "\\t") + '"'
-
-
-def describe_entries(entries: Entries) -> list[str]:
-    lines = []
-    for at, (term, kind, payload) in enumerate(zip(entries.terms, entries.kinds, entries.data, strict=True)):
-        if kind == EntryKind.NORMAL:
-            text = quoted(payload)
-        else:
-            text = " ".join(f"{LETTERS[change.type]}{change.node}" for change in decode_conf_change(payload).changes)
-        lines.append(f"{term}/{entries.first + at if term else 0} {KIND_NAMES[kind]} {text}".rstrip())
-    return lines
-
-
-def describe_ids(ids: tuple[int, ...]) -> str:
-    return "[" + " ".join(map(str, ids)) + "]"
-
-
-def describe_snapshot(snapshot: Snapshot) -> str:
-    state = snapshot.conf_state
-    return (
-        f"Index:{snapshot.index} Term:{snapshot.term} ConfState:Voters:{describe_ids(state.voters)}"
-        f" VotersOutgoing:{describe_ids(state.voters_outgoing)} Learners:{describe_ids(state.learners)}"
-        f" LearnersNext:{describe_ids(state.learners_next)} AutoLeave:{str(state.auto_leave).lower()}"
-    )
-
-
-def describe_target(target: int) -> str:
-    return {0: "None", LOCAL_APPEND: "AppendThread", LOCAL_APPLY: "ApplyThread"}.get(target, f"{target:x}")
-
-
-def describe_message(message: Message, indent: str = "") -> str:
-    text = (
-        f"{indent}{describe_target(message.source)}->{describe_target(message.to)} {MESSAGE_NAMES[message.type]}"
-        f" Term:{message.term} Log:{message.log_term}/{message.index}"
-    )
-    if message.reject:
-        text += f" Rejected (Hint: {message.reject_hint})"
-    if message.commit:
-        text += f" Commit:{message.commit}"
-    if message.vote:
-        text += f" Vote:{message.vote}"
-    entries = describe_entries(message.entries)
-    if len(entries) == 1:
-        text += f" Entries:[{entries[0]}]"
-    elif entries:
-        text += " Entries:[" + "".join(f"\n{indent}  {line}" for line in entries) + f"\n{indent}]"
-    if message.snapshot is not None and message.snapshot.index:
-        text += f"\n{indent}  Snapshot: {describe_snapshot(message.snapshot)}"
-    if message.responses:
-        text += " Responses:["
-        text += "".join("\n" + describe_message(response, indent + "  ") for response in message.responses)
-        text += f"\n{indent}]"
-    return text
-
-
-def describe_ready(ready: Ready) -> str:
-    lines = []
-    if ready.soft_state is not None:
-        lines.append(f"Lead:{ready.soft_state.leader} State:{ROLE_NAMES[ready.soft_state.role]}")
-    if ready.hard_state is not None:
-        term, vote, commit = ready.hard_state
-        lines.append(f"HardState Term:{term}" + (f" Vote:{vote}" if vote else "") + f" Commit:{commit}")
-    if ready.entries:
-        lines.append("Entries:")
-        lines.extend(describe_entries(ready.entries))
-    if ready.snapshot is not None:
-        lines.append(f"Snapshot {describe_snapshot(ready.snapshot)}")
-    if ready.committed:
-        lines.append("CommittedEntries:")
-        lines.extend(describe_entries(ready.committed))
-    if ready.messages:
-        lines.append("Messages:")
-        lines.extend(describe_message(message) for message in ready.messages)
-    if not lines:
-        return "<empty Ready>"
-    return f"Ready MustSync={str(ready.must_sync).lower()}:\n" + "\n".join(lines) + "\n"
-
-
-def describe_member(status: MemberStatus) -> str:
-    text = f"{PROGRESS_NAMES[status.state]} match={status.match} next={status.next}"
-    text += " learner" if status.learner else ""
-    text += " paused" if status.paused else ""
-    text += f" pendingSnap={status.pending_snapshot}" if status.pending_snapshot else ""
-    text += "" if status.active else " inactive"
-    if status.inflight:
-        text += f" inflight={status.inflight}" + ("[full]" if status.inflight_full else "")
-    return text
-
-
-# --- directives -------------------------------------------------------------------------------------------------------
-@dataclass
-class Directive:
-    command: str
-    arguments: list[tuple[str, list[str]]]
-    input: str = ""
-
-    @property
-    def ids(self) -> list[int]:
-        return [int(key) for key, values in self.arguments if not values]
-
-    def values(self, key: str) -> list[str]:
-        return [value for name, values in self.arguments if name == key for value in values]
-
-
-def parse_directive(line: str, text: str = "") -> Directive:
-    command, *rest = line.split(None, 1)
-    arguments = []
-    for key, equals, group, word in re.findall(
-        r"([^\s=]+)(=)?(?:(?<==)(?:\(([^)]*)\)|(\S*)))?", rest[0] if rest else ""
-    ):
-        values = re.split(r"\s*,\s*", group) if group else [word] if equals else []
-        arguments.append((key, values))
-    return Directive(command, arguments, text)
-
-
 def parse_changes(text: str) -> tuple[ConfChangeSingle, ...]:
-    return tuple(ConfChangeSingle(CHANGE_LETTERS[word[0]], int(word[1:])) for word in text.split())
+    changes = []
+    for word in text.split():
+        if len(word) < 2:
+            raise Refused(f"unknown token {word}")
+        if word[0] not in CHANGE_LETTERS:
+            raise Refused(f"unknown input: {word}")
+        changes.append(ConfChangeSingle(CHANGE_LETTERS[word[0]], int(word[1:])))
+    return tuple(changes)
+
+
+def flag(text: str) -> bool:
+    """As Go's strconv.ParseBool."""
+    if text in ("1", "t", "T", "TRUE", "true", "True"):
+        return True
+    if text in ("0", "f", "F", "FALSE", "false", "False"):
+        return False
+    raise Refused(f'strconv.ParseBool: parsing "{text}": invalid syntax')
 
 
 # --- the environment --------------------------------------------------------------------------------------------------
@@ -251,8 +159,9 @@ class Node:
 class Environment:
     """`handle` takes one directive and returns its text without the final newline."""
 
-    def __init__(self, heartbeat_tick: int = 1) -> None:
+    def __init__(self, heartbeat_tick: int = 1, election_tick: int = ELECTION_TICK) -> None:
         self.heartbeat_tick = heartbeat_tick
+        self.election_tick = election_tick
         self.nodes: list[Node] = []
         self.messages: list[Message] = []
         self.level = 0
@@ -293,12 +202,15 @@ class Environment:
         pass
 
     def do_add_nodes(self, directive: Directive) -> None:
-        def flag(key: str) -> bool:
-            return directive.values(key) == ["true"]
+        def switch(key: str) -> bool:
+            return flag(directive.values(key)[-1]) if directive.values(key) else False
 
         def number(key: str, default: int) -> int:
             return int((directive.values(key) or [str(default)])[-1])
 
+        for option in directive.values("read-only"):
+            if option not in ("safe", "lease-based"):
+                raise Refused(f"invalid read-only option {quoted(option.encode())}")
         members = ConfState(tuple(map(int, directive.values("voters"))), tuple(map(int, directive.values("learners"))))
         index = number("index", 0)
         content = "".join(directive.values("content")).encode()
@@ -316,20 +228,22 @@ class Environment:
                 log,
                 Random(len(self.nodes)),
                 applied=index,
-                election_tick=ELECTION_TICK,
+                election_tick=self.election_tick,
                 heartbeat_tick=self.heartbeat_tick,
-                pre_vote=flag("prevote"),
-                check_quorum=flag("checkquorum"),
-                lease_reads=directive.values("read-only") == ["lease-based"],
-                async_storage_writes=flag("async-storage-writes"),
-                disable_conf_change_validation=flag("disable-conf-change-validation"),
-                step_down_on_removal=flag("step-down-on-removal"),
+                pre_vote=switch("prevote"),
+                check_quorum=switch("checkquorum"),
+                lease_reads=directive.values("read-only")[-1:] == ["lease-based"],
+                async_storage_writes=switch("async-storage-writes"),
+                disable_conf_change_validation=switch("disable-conf-change-validation"),
+                step_down_on_removal=switch("step-down-on-removal"),
                 message_bytes_max=NO_LIMIT,
                 inflight_messages_max=number("inflight", 1 << 31),
                 inflight_bytes_max=0,
                 uncommitted_bytes_max=NO_LIMIT,
                 committed_bytes_per_ready_max=number("max-committed-size-per-ready", NO_LIMIT),
             )
+            if config.lease_reads and not config.check_quorum:
+                raise Refused("CheckQuorum must be enabled when ReadOnlyOption is ReadOnlyLeaseBased")
             self.nodes.append(Node(RawNode(config), log, config))
 
     def do_log_level(self, directive: Directive) -> None:
@@ -346,24 +260,30 @@ class Environment:
         self.nodes[int(directive.arguments[0][0]) - 1].raw.propose([directive.arguments[1][0].encode()])
 
     def do_propose_conf_change(self, directive: Directive) -> None:
-        changes = parse_changes(directive.input)
-        transition = (directive.values("transition") or ["auto"])[-1]
         names = {
             "auto": ConfChangeTransition.AUTO,
             "implicit": ConfChangeTransition.JOINT_IMPLICIT,
             "explicit": ConfChangeTransition.JOINT_EXPLICIT,
         }
-        if transition not in names:
-            raise Refused(f"unknown transition {transition}")
-        change = ConfChange(changes, names[transition])
-        single = directive.values("v1") == ["true"]
+        transition, single = "auto", False
+        for key, values in directive.arguments[1:]:
+            for value in values:
+                if key == "v1":
+                    single = flag(value)
+                elif key != "transition":
+                    raise Refused(f"unknown command {key}")
+                elif value not in names:
+                    raise Refused(f"unknown transition {value}")
+                else:
+                    transition = value
+        changes = parse_changes(directive.input)
         if single and (len(changes) > 1 or transition != "auto"):
             raise Refused("v1 conf change can only have one operation and no transition")
         kind = EntryKind.CONF_CHANGE_SINGLE if single else EntryKind.CONF_CHANGE
-        self.node(directive).raw.propose_conf_change(change, kind)
+        self.node(directive).raw.propose_conf_change(ConfChange(changes, names[transition]), kind)
 
     def do_tick_election(self, directive: Directive) -> None:
-        self._tick(directive, ELECTION_TICK)
+        self._tick(directive, self.election_tick)
 
     def do_tick_heartbeat(self, directive: Directive) -> None:
         self._tick(directive, self.heartbeat_tick)
@@ -432,7 +352,7 @@ class Environment:
     def do_process_apply_thread(self, directive: Directive) -> None:
         self._each(directive, "processing apply thread", self._process_apply)
 
-    def _each(self, directive: Directive, title: str, action) -> None:
+    def _each(self, directive: Directive, title: str, action: Callable[[int], None]) -> None:
         if len(directive.ids) == 1:
             action(directive.ids[0])
             return
@@ -550,7 +470,7 @@ class Environment:
     def _round(self, numbers: list[int]) -> bool:
         busy = False
 
-        def under(number: int, title: str, action) -> None:
+        def under(number: int, title: str, action: Callable[[], None]) -> None:
             nonlocal busy
             busy = True
             self.write(f"> {number} {title}\n")
@@ -591,88 +511,29 @@ class _Indented:
         self.environment.out.extend(f"  {line}\n" for line in text.splitlines())
 
 
-# --- scripts ----------------------------------------------------------------------------------------------------------
-@dataclass
-class Case:
-    before: str  # comments and empty lines
-    line: str
-    input: str
-    expected: str
-
-    @property
-    def directive(self) -> Directive:
-        return parse_directive(self.line, self.input)
-
-    def render(self, output: str) -> str:
-        given = f"{self.input}\n" if self.input else ""
-        return f"{self.before}{self.line}\n{given}----\n{output}\n"
-
-
-@dataclass
-class Script:
-    cases: list[Case]
-    heartbeat_tick: int
-    tail: str
-
-
-def without_log_lines(text: str) -> str:
-    return LOG_LINE.sub("", text + "\n").rstrip("\n") or "ok"
-
-
-def parse_script(text: str) -> Script:
-    lines = text.splitlines()
-    cases = []
-    before: list[str] = []
-    at = 0
-    while at < len(lines):
-        line = lines[at]
-        at += 1
-        if not line.strip() or line.lstrip().startswith("#"):
-            before.append(line + "\n")
-            continue
-        while line.endswith("\\"):
-            line = line[:-1] + " " + lines[at].strip()
-            at += 1
-        separator = lines.index("----", at) if "----" in lines[at:] else len(lines)
-        given = "\n".join(lines[at:separator]).strip()
-        at = separator + 1
-        expected = []
-        while at < len(lines) and lines[at].strip():
-            expected.append(lines[at])
-            at += 1
-        cases.append(Case("".join(before), line, given, "\n".join(expected)))
-        before = []
-    found = re.search(r"^# heartbeat-tick: (\d+)$", text, re.MULTILINE)
-    return Script(cases, int(found[1]) if found else 1, "".join(before))
-
-
-def run_script(script: Script) -> list[str]:
+def run_script(script: Script, election_tick: int = ELECTION_TICK) -> list[str]:
     """This core's text of each case."""
-    environment = Environment(script.heartbeat_tick)
+    environment = Environment(script.setting("heartbeat-tick", 1), script.setting("election-tick", election_tick))
     return [environment.handle(case.directive) for case in script.cases]
 
 
-def render_script(script: Script, outputs: list[str]) -> str:
-    return "".join(case.render(text) for case, text in zip(script.cases, outputs, strict=True)) + script.tail
-
-
-def difference(script: Script, outputs: list[str]) -> str:
-    """A unified diff from the expected text to `outputs`; empty where they are equal."""
-    expected = [without_log_lines(case.expected) for case in script.cases]
-    old, new = (render_script(script, texts).splitlines() for texts in (expected, outputs))
-    return "\n".join(difflib.unified_diff(old, new, "expected", "this core", lineterm="", n=5))
+def commands() -> list[str]:
+    """Every command of the format."""
+    names = [name.removeprefix("do_") for name in vars(Environment) if name.startswith("do_")]
+    return sorted(name[0] + name[1:].replace("_", "-") for name in names)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Checks interaction scripts against this core.")
     parser.add_argument("--rewrite", action="store_true", help="write this core's text as the expected one")
+    parser.add_argument("--election-tick", type=int, default=ELECTION_TICK, help="where the script does not say it")
     parser.add_argument("scripts", nargs="*", type=Path, help="default: all in tests/raft/scripts")
     options = parser.parse_args(arguments)
     failed = 0
-    paths = options.scripts or sorted(SCRIPTS.glob("*.txt"))
+    paths = options.scripts or script_paths(SCRIPTS)
     for path in paths:
         script = parse_script(path.read_text())
-        outputs = run_script(script)
+        outputs = run_script(script, options.election_tick)
         if options.rewrite:
             path.write_text(render_script(script, outputs))
             continue

@@ -1,6 +1,6 @@
 """Random directives through etcd's own harness and through this core: the text must be the same.
 
-    python tests/raft/oracle.py [--n 20000] [--seed 1] [--oracle DIRECTORY] [--record]
+    python tests/raft/oracle.py [--n 20000] [--seed 1] [--oracle DIRECTORY] [--record [SCRIPT ...]]
 
 `--oracle` names a directory with the harness, built (`raft-oracle` or `oracle`) or as Go sources; by default the
 sources in `oracle_go` are built in a temporary directory, for which Go and its module proxy are needed.
@@ -18,16 +18,35 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from interaction import SCRIPTS, Endless, Environment, parse_directive, parse_script, render_script, without_log_lines
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 
-from iotdb_cluster.raft import leader
+from interaction import (  # noqa: E402 - the directories above must be on the path first
+    SCRIPTS,
+    Environment,
+    commands,
+    parse_directive,
+    parse_script,
+    render_script,
+    script_paths,
+    without_log_lines,
+)
+from random_script import random_script  # noqa: E402
+
+from iotdb_cluster.raft import leader  # noqa: E402
 
 SOURCES = Path(__file__).parent / "oracle_go"
 BUILD_SECONDS_MAX = 600
+ANSWER_SECONDS_MAX = 120  # for one chunk
+CHUNK = 20_000  # directives that are held at once
+COVERED_FROM = 20_000  # a run of so many directives must hold every command
+DIRECTIVES_PER_SECOND_MIN = 500  # slower than that the run is given up
+SHOWN_MAX = 3
 # A request for a hand-over that a second follower forwards makes etcd fail; here it is forwarded like a proposal.
 FORWARDED_TWICE = re.compile(r"MsgTransferLeader Term:[1-9]")
 
@@ -36,6 +55,7 @@ class Missing(Exception):
     """There is no oracle here."""
 
 
+# --- the harness ------------------------------------------------------------------------------------------------------
 def find_oracle(directory: Path | None, scratch: Path) -> Path:
     """Path of the harness's binary, built in `scratch` where there is none yet. Raises Missing."""
     source = directory if directory is not None else SOURCES
@@ -57,7 +77,9 @@ def find_oracle(directory: Path | None, scratch: Path) -> Path:
 
 def ask(oracle: Path, lines: list[str]) -> list[str]:
     """The harness's text of each line that is no `reset`, without log lines; short where the harness ended early."""
-    done = subprocess.run([oracle], input="\n".join(lines) + "\n", capture_output=True, text=True)
+    done = subprocess.run(
+        [oracle], input="\n".join(lines) + "\n", capture_output=True, text=True, timeout=ANSWER_SECONDS_MAX
+    )
     texts = []
     at = 0
     output = done.stdout
@@ -77,131 +99,71 @@ def ask(oracle: Path, lines: list[str]) -> list[str]:
     return texts
 
 
-# --- random scripts ---------------------------------------------------------------------------------------------------
-OPTIONS = (
-    "",
-    "prevote=true",
-    "prevote=true checkquorum=true",
-    "checkquorum=true",
-    "inflight=2",
-    "inflight=1 max-committed-size-per-ready=1",
-    "async-storage-writes=true",
-    "async-storage-writes=true prevote=true inflight=3",
-    "async-storage-writes=true max-committed-size-per-ready=1",
-    "step-down-on-removal=true",
-    "step-down-on-removal=true prevote=true checkquorum=true async-storage-writes=true",
-    "checkquorum=true read-only=lease-based",
-)
-
-
-def random_script(random: Random, steps: int) -> Iterator[tuple[str, str]]:
-    """(directive, this core's text) of one script; it ends early where this core fails.
-
-    The choice depends on this core's state, because some directives make the harness itself fail.
-    """
-    count = random.choice((1, 3, 3, 3, 5))
-    spare = random.choice((0, 0, 2))
-    learners = random.choice((0, 0, 1)) if count > 1 else 0
-    options = random.choice(OPTIONS)
-    voters = ",".join(str(i + 1) for i in range(count - learners))
-    names = f"voters=({voters})" + (f" learners=({count})" if learners else "")
-    lines = [f"add-nodes {count} {names} index={random.randint(2, 9)} {options}".strip()]
-    if spare:
-        lines.append(f"add-nodes {spare} {options}".strip())
-    if random.random() < 0.7:
-        lines += ["campaign 1", "stabilize log-level=none"]
-    changes = random.random() < 0.5
-    environment = Environment()
-    total = count + spare
-    last = ["stabilize", "raft-state", *(f"raft-log {number}" for number in range(1, total + 1))]
-    for step in range(len(lines) + steps + len(last)):
-        if step < len(lines):
-            line = lines[step]
-        elif step < len(lines) + steps:
-            line = _random_directive(random, environment, step, changes, "async" in options)
-        else:
-            line = last[step - len(lines) - steps]
-        directive, _, given = line.partition("|")
-        try:
-            text = environment.handle(parse_directive(directive, given))
-        except Endless:
-            return  # the harness would not come back
-        yield line, text
-        if text == "panic":
-            return
-
-
-def _random_directive(random: Random, environment: Environment, step: int, changes: bool, asynchronous: bool) -> str:
-    total = len(environment.nodes)
-    a, b = random.randint(1, total), random.randint(1, total)
-    node = environment.nodes[a - 1]
-    words = {
-        f"campaign {a}": 9,
-        f"propose {a} p{step}": 20,
-        f"deliver-msgs {a}": 15,
-        f"deliver-msgs {a} type=MsgApp": 2,
-        f"deliver-msgs drop={a}": 6,
-        f"process-ready {a}": 10,
-        f"tick-heartbeat {a}": 7,
-        f"status {a}": 4,
-        "raft-state": 2,
-        f"raft-log {a}": 3,
-        f"forget-leader {a}": 2,
-        "stabilize": 7,
-        "stabilize log-level=none": 1,
-    }
-    if node.raw.applied >= node.log.first_index():
-        words[f"compact {a} {random.randint(node.log.first_index(), node.raw.applied)}"] = 4
-    if a != b:
-        words[f"stabilize {a} {b}"] = 9
-        words[f"report-unreachable {a} {b}"] = 2
-        words[f"transfer-leadership from={a} to={b}"] = 3
-        if node.raw.term:  # the harness would send a message that no replica sends
-            words[f"send-snapshot {a} {b}"] = 1
-    if asynchronous:
-        words[f"process-append-thread {a}"] = 8
-        words[f"process-apply-thread {a}"] = 6
-    if changes:
-        words[_random_change(random, a, total)] = 10
-    return random.choices(list(words), list(words.values()))[0]
-
-
-def _random_change(random: Random, node: int, total: int) -> str:
-    single = random.random() < 0.3
-    parts = [
-        random.choice("vvlrrvlu") + str(random.randint(1, total))
-        for _ in range(1 if single else random.choice((0, 1, 1, 2, 3)))
-    ]
-    extra = " v1=true" if single else random.choice(("", "", " transition=implicit", " transition=explicit"))
-    return f"propose-conf-change {node}{extra}|{' '.join(parts)}"
+def sets_timeouts(oracle: Path) -> bool:
+    """Whether the harness can set election timeouts, which upstream does with a hook of its own tests."""
+    lines = ["reset", "add-nodes 1 voters=(1) index=2", "set-randomized-election-timeout 1 timeout=5", "raft-state"]
+    return len(ask(oracle, lines)) == 3 and "panic" not in ask(oracle, lines)
 
 
 # --- comparing --------------------------------------------------------------------------------------------------------
-def compare(oracle: Path, seed: int, total: int, steps: int) -> dict[str, object]:
-    """Figures of a run of `total` directives at least; `differences` says how many scripts had one."""
-    begun = time.monotonic()
+@dataclass
+class Figures:
+    directives: int = 0
+    scripts: int = 0
+    lines: int = 0
+    elections: int = 0
+    snapshots: int = 0  # received
+    changes: int = 0  # configurations that took effect
+    panics: int = 0  # of both
+    known: int = 0  # of etcd's alone, for the reason above
+    differences: int = 0
+    commands: Counter[str] = field(default_factory=Counter)
+
+    def missing(self, timeouts: bool) -> list[str]:
+        """Commands that no directive had."""
+        hooked = set() if timeouts else {"set-randomized-election-timeout", "tick-election"}
+        return [command for command in commands() if not self.commands[command] and command not in hooked]
+
+
+def compare(oracle: Path, seed: int, total: int, steps: int, seconds_max: float = float("inf")) -> Figures:
+    """Figures of a run of `total` directives at least, or of what `seconds_max` allowed."""
     # etcd appends a change that cannot be applied, and fails when it is; this core does not append it.
     leader._fits = lambda *_: True
-    scripts: list[list[tuple[str, str]]] = []
-    while sum(map(len, scripts)) < total:
-        scripts.append(list(random_script(Random(f"{seed}/{len(scripts)}"), steps)))
-    figures: dict[str, int] = dict.fromkeys(("directives", "lines", "elections", "panics", "known", "differences"), 0)
-    for number, (script, theirs) in enumerate(zip(scripts, _answers(oracle, scripts), strict=True)):
-        for at, ((line, ours), other) in enumerate(zip(script, theirs, strict=True)):
-            figures["directives"] += 1
-            figures["lines"] += ours.count("\n") + 1
-            figures["elections"] += ours.count("State:StateLeader")
-            if ours == other:
-                figures["panics"] += ours == "panic"
-                continue
-            if other == "panic" and FORWARDED_TWICE.search(_aloud([line for line, _ in script[: at + 1]])):
-                figures["known"] += 1
-                break
-            figures["differences"] += 1
-            if figures["differences"] <= 3:
-                _show(number, [line for line, _ in script[: at + 1]], other, ours)
-            break
-    return {**figures, "scripts": len(scripts), "seconds": round(time.monotonic() - begun, 1)}
+    timeouts = sets_timeouts(oracle)
+    end = time.monotonic() + seconds_max
+    figures = Figures()
+    while figures.directives < total and time.monotonic() < end:
+        chunk: list[list[tuple[str, str]]] = []
+        while sum(map(len, chunk)) < min(CHUNK, total - figures.directives):
+            name = f"{seed}/{figures.scripts + len(chunk)}"
+            chunk.append(list(random_script(Random(name), steps, timeouts)))
+        for script, theirs in zip(chunk, _answers(oracle, chunk), strict=True):
+            _compare_script(figures, script, theirs)
+            figures.scripts += 1
+    return figures
+
+
+def _compare_script(figures: Figures, script: list[tuple[str, str]], theirs: list[str]) -> None:
+    for at, ((line, ours), other) in enumerate(zip(script, theirs, strict=True)):
+        if line.startswith("reset"):
+            continue
+        figures.directives += 1
+        figures.commands[line.split()[0]] += 1
+        figures.lines += ours.count("\n") + 1
+        figures.elections += ours.count("State:StateLeader")
+        figures.snapshots += ours.count("Snapshot Index:")
+        figures.changes += ours.count(" EntryConfChange")
+        if ours == other:
+            figures.panics += ours == "panic"
+            continue
+        lines = [line for line, _ in script[: at + 1]]
+        if other == "panic" and FORWARDED_TWICE.search(_aloud(lines)):
+            figures.known += 1
+            return
+        figures.differences += 1
+        if figures.differences <= SHOWN_MAX:
+            _show(figures.scripts, lines, other, ours)
+        return
 
 
 def _answers(oracle: Path, scripts: list[list[tuple[str, str]]]) -> list[list[str]]:
@@ -209,25 +171,36 @@ def _answers(oracle: Path, scripts: list[list[tuple[str, str]]]) -> list[list[st
     answers: list[list[str]] = []
     while len(answers) < len(scripts):
         rest = scripts[len(answers) :]
-        texts = ask(oracle, [line for script in rest for line in ("reset", *(line for line, _ in script))])
-        at = 0
+        texts = iter(ask(oracle, [line for script in rest for line, _ in script]))
         for script in rest:
-            mine = texts[at : at + len(script)]
-            at += len(script)
+            mine: list[str] = []
+            for line, _ in script:
+                text = "" if line.startswith("reset") else next(texts, None)
+                if text is None:
+                    break
+                mine.append(text)
             answers.append(mine + ["panic"] * (len(script) - len(mine)))
             if len(mine) < len(script):
                 break
     return answers
 
 
-def _aloud(lines: list[str]) -> str:
-    """This core's text of the last of these directives, with what `log-level=none` hides."""
+def replay(lines: list[str]) -> Iterator[str]:
+    """This core's text of each directive."""
     environment = Environment()
-    text = ""
-    for line in (*lines[:-1], lines[-1].replace(" log-level=none", "")):
+    for line in lines:
+        if line.startswith("reset"):
+            environment = Environment(int(line.partition("=")[2] or 1))
+            yield ""
+            continue
         directive, _, given = line.partition("|")
-        text = environment.handle(parse_directive(directive, given))
-    return text
+        yield environment.handle(parse_directive(directive, given))
+
+
+def _aloud(lines: list[str]) -> str:
+    """This core's text of the last of these directives, with what `log-level` hides."""
+    heard = [line.split(" log-level=")[0] for line in lines if not line.startswith("log-level")]
+    return list(replay(heard))[-1] if heard else ""
 
 
 def _show(number: int, script: list[str], theirs: str, ours: str) -> None:
@@ -236,18 +209,29 @@ def _show(number: int, script: list[str], theirs: str, ours: str) -> None:
     print("\n".join(difflib.unified_diff(theirs.splitlines(), ours.splitlines(), "etcd", "this core", lineterm="")))
 
 
-def record(oracle: Path) -> int:
-    """Write the expected text of every script from the harness; how many there are."""
-    paths = sorted(SCRIPTS.glob("*.txt"))
+# --- recording --------------------------------------------------------------------------------------------------------
+def record(oracle: Path, paths: list[Path]) -> int:
+    """Write the expected text of the scripts from the harness; how many were not left out as written by hand."""
+    written = 0
     for path in paths:
         script = parse_script(path.read_text())
-        lines = [f"reset heartbeat-tick={script.heartbeat_tick}"]
+        if script.by_hand:
+            continue
+        written += 1
+        lines = [f"reset heartbeat-tick={script.setting('heartbeat-tick', 1)}"]
         lines.extend(case.line + (f"|{case.input}" if case.input else "") for case in script.cases)
         outputs = ask(oracle, lines)
         if len(outputs) != len(script.cases) or "panic" in outputs:
-            raise SystemExit(f"{path.name}: the harness stopped at {script.cases[len(outputs) - 1].line!r}")
+            at = outputs.index("panic") if "panic" in outputs else len(outputs)
+            raise SystemExit(f"{path.name}: the harness stopped at {script.cases[at].line!r}")
         path.write_text(render_script(script, outputs))
-    return len(paths)
+    return written
+
+
+def commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    done = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 def main() -> int:
@@ -256,22 +240,39 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=60, help="directives of one script")
     parser.add_argument("--oracle", type=Path, help="directory of the harness")
-    parser.add_argument("--record", action="store_true", help="write the expected text of the scripts")
+    parser.add_argument("--record", nargs="*", type=Path, help="write the expected text of these scripts (all)")
     options = parser.parse_args()
+    seconds_max = max(60, options.n // DIRECTIVES_PER_SECOND_MIN)
+    begun = time.monotonic()
+    result: dict[str, object] = {"target": "raft-oracle", "ok": False}
     with tempfile.TemporaryDirectory() as scratch:
         try:
             oracle = find_oracle(options.oracle, Path(scratch))
         except Missing as exception:
             print(f"skipped: {exception}")
-            print(json.dumps({"target": "raft-oracle", "ok": False, "skipped": str(exception)}))
+            print(json.dumps({**result, "skipped": str(exception)}))
             return 2
-        if options.record:
-            print(f"{record(oracle)} scripts recorded")
+        if options.record is not None:
+            paths = options.record or script_paths(SCRIPTS)
+            print(f"{record(oracle, paths)} of {len(paths)} scripts recorded; the others are written by hand")
             return 0
-        figures = compare(oracle, options.seed, options.n, options.steps)
-    ok = figures["differences"] == 0
-    print(json.dumps({"target": "raft-oracle", "ok": ok, "seed": options.seed, **figures}))
-    return 0 if ok else 1
+        print(
+            f"{options.n:,} random directives of seed {options.seed} through etcd's harness and through this core; "
+            f"at most {seconds_max} s",
+            flush=True,
+        )
+        figures = compare(oracle, options.seed, options.n, options.steps, seconds_max)
+        missing = figures.missing(sets_timeouts(oracle)) if options.n >= COVERED_FROM else []
+    result["ok"] = not figures.differences and not missing and figures.directives >= options.n
+    counts = {name: value for name, value in vars(figures).items() if name != "commands"}
+    print(" ".join(f"{command}={count}" for command, count in sorted(figures.commands.items())))
+    seconds = round(time.monotonic() - begun, 1)
+    print(
+        json.dumps(
+            {**result, **counts, "missing": missing, "seed": options.seed, "commit": commit(), "seconds": seconds}
+        )
+    )
+    return 0 if result["ok"] else 1
 
 
 if __name__ == "__main__":
