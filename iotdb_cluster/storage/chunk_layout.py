@@ -6,14 +6,11 @@ import struct
 
 import numpy as np
 
-from iotdb_cluster.limits import PAGE_ROWS, STATISTICS_ROWS
+__all__ = ["COLUMN", "DESCRIPTION", "GROUP", "HEAD", "HEADER", "INDEX", "PAGE", "TRAILER", "VERSION"]
 
-__all__ = ["BLOCKS_PER_PAGE", "COLUMN", "GROUP", "HEAD", "HEADER", "INDEX", "PAGE", "TRAILER", "VERSION"]
-
-VERSION = 1
+VERSION = 2
 MAGIC = b"ITSCHUNK"
 END_MAGIC = b"KNUHCSTI"
-BLOCKS_PER_PAGE = PAGE_ROWS // STATISTICS_ROWS
 
 # the first bytes of a file: magic, version, nothing
 HEADER = struct.Struct("<8sHxxxxxx")
@@ -31,8 +28,13 @@ PAGE = np.dtype(
     ]
 )
 
-# head of a row group: rows, columns, order position of its first and of its last write (epoch, index each)
-HEAD = struct.Struct("<IIQQQQ")
+# head of a row group: rows, columns, rows of a page, rows of a statistics block (divides the former), order position of
+# its first and of its last write (epoch, index each)
+HEAD = struct.Struct("<IIIIQQQQ")
+
+# head of a column's description: how its statistics blocks stand there, whether they have times of their own
+DESCRIPTION = struct.Struct("<BBxx")
+BLOCKS_PLAIN, BLOCKS_PACKED = 0, 1
 
 # a column of a row group: where its description stands, how long it is there and unpacked, its CRC32C,
 # and of its cells the count and the first and last time

@@ -15,11 +15,11 @@ from crc32c import crc32c
 
 from iotdb_cluster.columns import Column, DataType, Int64Array, TextColumn, Values
 from iotdb_cluster.errors import CorruptData
-from iotdb_cluster.limits import PAGE_ROWS, STATISTICS_ROWS
 from iotdb_cluster.storage import chunk_layout as layout
+from iotdb_cluster.storage.codec_ids import take_nested
 from iotdb_cluster.storage.codecs import decode_bits, decode_values
 from iotdb_cluster.storage.durable import disk_faults
-from iotdb_cluster.storage.segments import BLOCK
+from iotdb_cluster.storage.segments import unpack_blocks
 from iotdb_cluster.storage.tables import Table
 from iotdb_cluster.storage.tombstones import Ranges
 from iotdb_cluster.storage.types import FileInfo, Position
@@ -79,12 +79,14 @@ class Group:
     high: Position
     places: dict[tuple[str, DataType], int]
     columns: Array  # COLUMN[m]
+    rows_of_page: int
+    blocks_of_page: int
     time_pages: Array  # PAGE[p]
     first_times: Int64Array  # [b]
     last_times: Int64Array  # [b]
 
     def page_rows(self, page: int) -> int:
-        return min(PAGE_ROWS, self.rows - page * PAGE_ROWS)
+        return min(self.rows_of_page, self.rows - page * self.rows_of_page)
 
 
 class _Cut:
@@ -101,6 +103,17 @@ class _Cut:
             raise CorruptData(f"{self._name} is {len(self._data)} bytes long, too short for what it says it holds")
         self._at += length
         return part
+
+    def rest(self) -> bytes:
+        return self._data[self._at :]
+
+    def times(self, count: int) -> Int64Array:
+        """A page of INT64 inside these bytes."""
+        codec, version, inner, self._at = take_nested(self._data, self._at)
+        values = decode_values(DataType.INT64, codec, version, inner, count)
+        if isinstance(values, TextColumn):
+            raise CorruptData(f"{self._name} has texts for times")
+        return values
 
     def array(self, dtype: Any, count: int) -> Array:
         kind = np.dtype(dtype)
@@ -205,11 +218,13 @@ class ChunkFile:
         row = self._groups[number]
         data = self._read(int(row["offset"]), int(row["length"]), int(row["crc"]), "a row group")
         cut = _Cut(data, self.info.path)
-        rows, column_count, *bounds = layout.HEAD.unpack(cut.take(layout.HEAD.size))
+        rows, column_count, page_rows, block_rows, *bounds = layout.HEAD.unpack(cut.take(layout.HEAD.size))
+        if not page_rows or not block_rows or page_rows % block_rows:
+            raise CorruptData(f"{self.info.path}: a row group has pages of {page_rows} and blocks of {block_rows} rows")
         names = cut.names(column_count)
         columns = cut.array(layout.COLUMN, column_count)
         kinds = [DataType(kind) for kind in columns["kind"].tolist()]
-        pages, blocks = -(-rows // PAGE_ROWS), -(-rows // STATISTICS_ROWS)
+        pages, blocks = -(-rows // page_rows), -(-rows // block_rows)
         group = Group(
             number,
             rows,
@@ -217,11 +232,13 @@ class ChunkFile:
             (bounds[2], bounds[3]),
             {key: place for place, key in enumerate(zip(names, kinds, strict=True))},
             columns,
+            page_rows,
+            page_rows // block_rows,
             cut.array(layout.PAGE, pages),
-            cut.array("<i8", blocks).astype(np.int64, copy=False),
-            cut.array("<i8", blocks).astype(np.int64, copy=False),
+            cut.times(blocks),
+            cut.times(blocks),
         )
-        return group, len(data) + 120 * column_count + 1000
+        return group, len(data) + 16 * blocks + 120 * column_count + 1000
 
     def column(self, group: Group, place: int) -> ColumnIndex:
         return self._cache.get((self.info.path, group.number, place), lambda: self._load_column(group, place))
@@ -231,10 +248,12 @@ class ChunkFile:
         packed = self._read(int(row["offset"]), int(row["length"]), int(row["crc"]), "a column's description")
         cut = _Cut(_unpack(packed, int(row["raw"]), self.info.path), self.info.path)
         pages = len(group.time_pages)
-        index = ColumnIndex(
-            cut.array(layout.PAGE, pages), cut.array(layout.PAGE, pages), cut.array(BLOCK, len(group.first_times))
-        )
-        return index, int(row["raw"]) + 600
+        pages_of_values, bitmaps = cut.array(layout.PAGE, pages), cut.array(layout.PAGE, pages)
+        try:
+            blocks = unpack_blocks(DataType(int(row["kind"])), cut.rest(), group.first_times, group.last_times)
+        except CorruptData as error:
+            raise CorruptData(f"{self.info.path}: {error}") from error
+        return ColumnIndex(pages_of_values, bitmaps, blocks), int(row["raw"]) + blocks.nbytes + 600
 
     # --- pages --------------------------------------------------------------------------------------------------------
 
@@ -290,8 +309,8 @@ class GroupSource:
         self._wanted = wanted
         self._hidden = hidden
         self._loaded: tuple[int, Table] | None = None
-        self.firsts = group.first_times[:: layout.BLOCKS_PER_PAGE]
-        ends = np.minimum(np.arange(1, len(self.firsts) + 1) * layout.BLOCKS_PER_PAGE, len(group.last_times))
+        self.firsts = group.first_times[:: group.blocks_of_page]
+        ends = np.minimum(np.arange(1, len(self.firsts) + 1) * group.blocks_of_page, len(group.last_times))
         self.lasts = group.last_times[ends - 1]
 
     def load(self, page: int) -> Table:

@@ -14,9 +14,11 @@ from iotdb_cluster.columns import Column, DataType, Int64Array, TextColumn, nati
 from iotdb_cluster.errors import SystemFault, check
 from iotdb_cluster.limits import PAGE_ROWS, STATISTICS_ROWS
 from iotdb_cluster.storage import chunk_layout as layout
-from iotdb_cluster.storage.codecs import CODEC_VERSION, Codec, encode_bits, encode_values
+from iotdb_cluster.storage.codec_ids import pack_nested
+from iotdb_cluster.storage.codecs import CODEC_VERSION, Codec, PageEncoder, encode_bits, encode_values
 from iotdb_cluster.storage.durable import SyncedWriter
-from iotdb_cluster.storage.segments import BLOCK, block_statistics
+from iotdb_cluster.storage.merge import pages_of
+from iotdb_cluster.storage.segments import BLOCK, block_statistics, pack_blocks
 from iotdb_cluster.storage.tables import Table
 from iotdb_cluster.storage.types import Position
 from iotdb_cluster.world import FileSystem
@@ -25,14 +27,17 @@ __all__ = ["ChunkWriter", "GroupWriter"]
 
 STACK_ROWS_MAX = 2_048  # columns of shorter pages have their statistics computed together ...
 STACK_COLUMNS = 32  # ... so many at a time
-GROUP_ROWS_MAX = 100 * PAGE_ROWS  # rows of one row group; its description is read as a whole
+GROUP_ROWS_MAX = 1 << 20  # rows of one row group; its description is read as a whole
+PAGE_BYTES_MAX = 32 << 20  # a page of rows that takes more memory ends early, and its row group with it
+WIDE_COLUMNS = 64  # row groups of more columns have pages of PAGE_ROWS at most
 Array = npt.NDArray[Any]
 
 
 class ChunkWriter:
     """One new chunk file: groups of rows, then `finish`."""
 
-    def __init__(self, files: FileSystem, path: str, level: int) -> None:
+    def __init__(self, files: FileSystem, path: str, level: int, page_rows: int) -> None:
+        self._page_rows = page_rows
         self._out = SyncedWriter(files, path)
         self._level = level
         self._crc = 0
@@ -67,14 +72,15 @@ class ChunkWriter:
         low: Position,
         high: Position,
     ) -> None:
-        """Rows of a device, as tables of PAGE_ROWS rows (the last one may have fewer); none, no group."""
+        """Rows of a device, in the order of time; none, no group."""
+        page_rows = self._page_rows if len(series) <= WIDE_COLUMNS else min(self._page_rows, PAGE_ROWS)
         group: GroupWriter | None = None
-        for table in tables:
-            if group is not None and group.rows >= GROUP_ROWS_MAX:
+        for table in pages_of(tables, page_rows, PAGE_BYTES_MAX):
+            if group is not None and (group.rows >= GROUP_ROWS_MAX or group.rows % page_rows):
                 self._finish_group(group)
                 group = None
             if group is None:
-                group = GroupWriter(self, device, series, low, high, self._level)
+                group = GroupWriter(self, device, series, (*low, *high), self._level, page_rows)
             group.append(table)
         if group is not None:
             self._finish_group(group)
@@ -117,17 +123,20 @@ class GroupWriter:
         writer: ChunkWriter,
         device: str,
         series: Sequence[tuple[str, DataType]],
-        low: Position,
-        high: Position,
+        bounds: tuple[int, int, int, int],
         level: int,
+        page_rows: int,
     ) -> None:
         self.device = device
         self.rows = 0
         self.first_time = self.last_time = 0
         self._writer = writer
         self._series = series
-        self._range = (*low, *high)
+        self._bounds = bounds  # order positions of the first and of the last write
         self._level = level
+        self._page_rows = page_rows
+        self._time_encoder = PageEncoder(DataType.INT64, level)
+        self._encoders = [PageEncoder(kind, level) for _, kind in series]
         self._time_pages: list[tuple[int, ...]] = []
         self._time_blocks: list[tuple[Int64Array, Int64Array]] = []
         self._pages: list[list[tuple[int, ...]]] = [[] for _ in series]
@@ -137,14 +146,15 @@ class GroupWriter:
     def append(self, table: Table) -> None:
         """The next page of rows."""
         count = len(table)
-        check(0 < count <= PAGE_ROWS and self.rows % PAGE_ROWS == 0, "a page of %d rows behind %d", count, self.rows)
+        check(0 < count <= self._page_rows, "a page of %d rows", count)
+        check(self.rows % self._page_rows == 0, "a page of %d rows behind %d", count, self.rows)
         times = np.ascontiguousarray(table.times)
         if not self.rows:
             self.first_time = int(times[0])
         self.rows += count
         self.last_time = int(times[-1])
         starts = np.arange(0, count, STATISTICS_ROWS)
-        codec, data = encode_values(DataType.INT64, times, self._level)
+        codec, data = self._time_encoder.encode(times)
         self._time_pages.append(self._writer.page(count, codec, data))
         self._time_blocks.append((times[starts], times[np.append(starts[1:], count) - 1]))
         full: dict[DataType, list[tuple[int, Array]]] = {}
@@ -154,7 +164,7 @@ class GroupWriter:
                 self._append_sparse(at, kind, column, times, starts)
                 continue
             values = native(column.values)
-            self._append_page(at, kind, values)
+            self._append_page(at, values)
             self._bitmaps[at].append((0, 0, 0, count, 0, CODEC_VERSION, 0))
             if isinstance(values, TextColumn):
                 self._blocks[at].append(block_statistics(kind, None, times, starts)[0])
@@ -174,11 +184,11 @@ class GroupWriter:
                 for (at, _), row in zip(part, blocks, strict=True):
                     self._blocks[at].append(row)
 
-    def _append_page(self, at: int, kind: DataType, values: Array | TextColumn) -> None:
+    def _append_page(self, at: int, values: Array | TextColumn) -> None:
         if not len(values):
             self._pages[at].append((0, 0, 0, 0, 0, CODEC_VERSION, 0))
             return
-        codec, data = encode_values(kind, values, self._level)
+        codec, data = self._encoders[at].encode(values)
         self._pages[at].append(self._writer.page(len(values), codec, data))
 
     def _append_sparse(
@@ -193,8 +203,8 @@ class GroupWriter:
             return
         places = np.flatnonzero(column.valid)
         values = native(column.values[places])
-        self._append_page(at, kind, values)
-        codec, data = encode_bits(column.valid)
+        self._append_page(at, values)
+        codec, data = encode_bits(column.valid, self._level)
         self._bitmaps[at].append(self._writer.page(len(places), codec, data))
         begins = np.searchsorted(places, starts)
         used = np.flatnonzero(np.diff(begins, append=len(places)))
@@ -205,6 +215,8 @@ class GroupWriter:
         """Write the columns' descriptions through `append`; returns the head."""
         if self.rows <= 0:
             raise SystemFault("a row group without rows")
+        first_times = np.concatenate([first for first, _ in self._time_blocks])
+        last_times = np.concatenate([last for _, last in self._time_blocks])
         columns = np.zeros(len(self._series), layout.COLUMN)
         for at, (_, kind) in enumerate(self._series):
             blocks = np.concatenate(self._blocks[at])
@@ -212,7 +224,7 @@ class GroupWriter:
                 (
                     np.array(self._pages[at], layout.PAGE).tobytes(),
                     np.array(self._bitmaps[at], layout.PAGE).tobytes(),
-                    blocks.tobytes(),
+                    pack_blocks(kind, blocks, first_times, last_times, self._level),
                 )
             )
             packed: bytes = lz4.block.compress(plain, store_size=False)
@@ -223,12 +235,14 @@ class GroupWriter:
         names = [measurement.encode() for measurement, _ in self._series]
         return b"".join(
             (
-                layout.HEAD.pack(self.rows, len(names), *self._range),
+                layout.HEAD.pack(self.rows, len(names), self._page_rows, STATISTICS_ROWS, *self._bounds),
                 np.array([len(name) for name in names], "<u4").tobytes(),
                 *names,
                 columns.tobytes(),
                 np.array(self._time_pages, layout.PAGE).tobytes(),
-                np.concatenate([first for first, _ in self._time_blocks]).astype("<i8").tobytes(),
-                np.concatenate([last for _, last in self._time_blocks]).astype("<i8").tobytes(),
+                *(
+                    pack_nested(encode_values(DataType.INT64, times, self._level))
+                    for times in (first_times, last_times)
+                ),
             )
         )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from iotdb_cluster.errors import SystemFault
-from iotdb_cluster.limits import INT64_MAX, INT64_MIN, PAGE_ROWS
+from iotdb_cluster.limits import COMPACTED_PAGE_ROWS, INT64_MAX, INT64_MIN, PAGE_ROWS
 from iotdb_cluster.storage.chunk_reader import Cache, ChunkFile
 from iotdb_cluster.storage.chunk_writer import ChunkWriter
 from iotdb_cluster.storage.durable import disk_faults, make_directory
@@ -15,7 +15,6 @@ from iotdb_cluster.storage.filenames import chunk_name
 from iotdb_cluster.storage.grouping import SeriesKey, shared_groups
 from iotdb_cluster.storage.manifest import Manifest, ManifestState
 from iotdb_cluster.storage.memtable import Memtable
-from iotdb_cluster.storage.merge import in_batches
 from iotdb_cluster.storage.reader import UnitReader
 from iotdb_cluster.storage.tables import live_rows
 from iotdb_cluster.storage.types import FileInfo, Position, StoreOptions, UnitId
@@ -45,14 +44,20 @@ class _FileJob:
         self._unit = unit
 
     def _write(
-        self, level: int, fill: Callable[[ChunkWriter], None], low: Position, high: Position, folded: Position
+        self,
+        level: int,
+        page_rows: int,
+        fill: Callable[[ChunkWriter], None],
+        low: Position,
+        high: Position,
+        folded: Position,
     ) -> tuple[int, FileInfo] | None:
         """A synced chunk file, not in the manifest yet; None if `fill` wrote nothing."""
         unit, files = self._unit, self._store.files
         number = unit.next_number()
         name = chunk_name(number)
         path = f"{unit.directory}/{name}"
-        writer = ChunkWriter(files, path, level)
+        writer = ChunkWriter(files, path, level, page_rows)
         try:
             fill(writer)
             if writer.is_empty:
@@ -124,9 +129,13 @@ class FlushJob(_FileJob):
             make_directory(self._store.files, unit.directory)
         written = None
         if memtable.low is not None:
-            level = self._store.options.flush_level
             written = self._write(
-                level, lambda writer: _write_memtable(writer, memtable), memtable.low, memtable.high, (0, 0)
+                self._store.options.flush_level,
+                PAGE_ROWS,
+                lambda writer: _write_memtable(writer, memtable),
+                memtable.low,
+                memtable.high,
+                (0, 0),
             )
 
         def change(state: ManifestState) -> ManifestState:
@@ -168,7 +177,7 @@ def _write_memtable(writer: ChunkWriter, memtable: Memtable) -> None:
             if live is not None:
                 table = table[live]
             if len(table):
-                writer.write_rows(device, group, in_batches(iter([table]), PAGE_ROWS, exact=True), low, high)
+                writer.write_rows(device, group, [table], low, high)
 
 
 class CompactionJob(_FileJob):
@@ -201,6 +210,7 @@ class CompactionJob(_FileJob):
         stones = [stone.position for stone in self._reader.snapshot.tombstones]
         written = self._write(
             self._store.options.compaction_level,
+            COMPACTED_PAGE_ROWS,
             lambda writer: self._merge(writer, pause),
             min(info.low for info in infos),
             max(info.high for info in infos),
@@ -227,7 +237,7 @@ class CompactionJob(_FileJob):
         for device in devices:
             for group in self._groups(device):
                 rows = self._reader.rows(device, group, INT64_MIN, INT64_MAX)
-                writer.write_rows(device, group, in_batches(rows, PAGE_ROWS, exact=True), low, high)
+                writer.write_rows(device, group, rows, low, high)
                 if pause is not None:
                     if pause(writer.size - told):
                         self._stopped = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ from iotdb_cluster.columns import Int64Array
 from iotdb_cluster.limits import PAGE_ROWS
 from iotdb_cluster.storage.tables import Table, concat_optional, join, reverse
 
-__all__ = ["MemorySource", "Source", "in_batches", "merged"]
+__all__ = ["MemorySource", "Source", "in_batches", "merged", "pages_of"]
 
 GATHER_PART = 8  # pieces smaller than this part of a batch are gathered rather than handed out
 
@@ -128,22 +128,41 @@ def _together(tables: Sequence[Table]) -> Table:
     )
 
 
-def in_batches(tables: Iterator[Table], rows: int, exact: bool = False) -> Iterator[Table]:
-    """The same rows in tables of at most `rows`; with `exact` all but the last have just so many."""
+def in_batches(tables: Iterator[Table], rows: int) -> Iterator[Table]:
+    """The same rows in tables of at most `rows`."""
     waiting: list[Table] = []
     count = 0
     for table in tables:
         waiting.append(table)
         count += len(table)
-        if count < (rows if exact else max(1, rows // GATHER_PART)):
+        if count < max(1, rows // GATHER_PART):
             continue
         whole = _together(waiting)
         # pages and batches need not be of one size: equal slices, rather than full ones and small rests, need no copy
-        size = rows if exact else -(-count // -(-count // rows))
-        end = count - count % rows if exact else count
-        for start in range(0, end, size):
-            yield whole[start : min(start + size, end)]
+        size = -(-count // -(-count // rows))
+        for start in range(0, count, size):
+            yield whole[start : start + size]
+        waiting, count = [], 0
+    if count:
+        yield _together(waiting)
+
+
+def pages_of(tables: Iterable[Table], rows: int, bytes_max: int) -> Iterator[Table]:
+    """The same rows in tables of just `rows`; fewer in the last one, and where they take more than `bytes_max`."""
+    waiting: list[Table] = []
+    count = size = 0
+    for table in tables:
+        waiting.append(table)
+        count += len(table)
+        size += table.nbytes
+        if count < rows and size < bytes_max:
+            continue
+        whole = _together(waiting)
+        end = count - count % rows if count >= rows else count
+        for start in range(0, end, rows):
+            yield whole[start : min(start + rows, end)]
         waiting = [whole[end:]] if end < count else []
         count -= end
+        size = sum(table.nbytes for table in waiting)
     if count:
         yield _together(waiting)

@@ -8,9 +8,24 @@ import numpy as np
 import numpy.typing as npt
 
 from iotdb_cluster.columns import DataType, Int64Array
+from iotdb_cluster.errors import CorruptData
+from iotdb_cluster.storage import chunk_layout as layout
+from iotdb_cluster.storage.codec_ids import pack_nested, take_nested
+from iotdb_cluster.storage.codecs import decode_values, encode_values
 from iotdb_cluster.storage.sums import segment_sums
 
-__all__ = ["BLOCK", "block_statistics", "from_bits", "largest_of", "segment_bounds", "to_bits"]
+__all__ = [
+    "BLOCK",
+    "block_statistics",
+    "from_bits",
+    "largest_of",
+    "pack_blocks",
+    "segment_bounds",
+    "to_bits",
+    "unpack_blocks",
+]
+
+PACKED_BLOCKS_MIN = 24  # fewer statistics blocks stand as they are
 
 Array = npt.NDArray[Any]
 
@@ -86,4 +101,53 @@ def block_statistics(kind: DataType, values: Array | None, times: Int64Array, st
         blocks["min"] = to_bits(least)
         blocks["max"] = to_bits(greatest)
         blocks["sum_hi"], blocks["sum_lo"] = segment_sums(values, starts, largest_of(least, greatest))
+    return blocks
+
+
+def _fields(kind: DataType) -> list[tuple[str, DataType]]:
+    """Which fields of a BLOCK a type has, and as what they are packed; times apart."""
+    fields = [("count", DataType.INT32)]
+    if kind is not DataType.TEXT:
+        fields += [("first", kind), ("last", kind)]
+    if kind.is_numeric:
+        fields += [("min", kind), ("max", kind), ("sum_hi", DataType.DOUBLE), ("sum_lo", DataType.DOUBLE)]
+    return fields
+
+
+def pack_blocks(kind: DataType, blocks: Array, first_times: Int64Array, last_times: Int64Array, level: int) -> bytes:
+    """BLOCK[b] to bytes; the times are those of all rows in each block, which a full column has too."""
+    if len(blocks) < PACKED_BLOCKS_MIN:
+        return layout.DESCRIPTION.pack(layout.BLOCKS_PLAIN, 1) + blocks.tobytes()
+    own = not (np.array_equal(blocks["first_time"], first_times) and np.array_equal(blocks["last_time"], last_times))
+    parts = [layout.DESCRIPTION.pack(layout.BLOCKS_PACKED, own)]
+    fields = _fields(kind) + ([("first_time", DataType.INT64), ("last_time", DataType.INT64)] if own else [])
+    for name, form in fields:
+        values = blocks[name]
+        if form is kind and name in ("first", "last", "min", "max"):
+            values = from_bits(kind, values)
+        parts.append(pack_nested(encode_values(form, np.ascontiguousarray(values, form.dtype), level)))
+    return b"".join(parts)
+
+
+def unpack_blocks(kind: DataType, data: bytes, first_times: Int64Array, last_times: Int64Array) -> Array:
+    """The inverse of `pack_blocks`; CorruptData where the bytes do not give as many blocks as there are times."""
+    if len(data) < layout.DESCRIPTION.size:
+        raise CorruptData(f"a column's description of {len(data)} bytes")
+    form, own = layout.DESCRIPTION.unpack_from(data)
+    count, at = len(first_times), layout.DESCRIPTION.size
+    if form == layout.BLOCKS_PLAIN:
+        if len(data) - at != BLOCK.itemsize * count:
+            raise CorruptData(f"a column's description of {len(data)} bytes has not {count} statistics blocks")
+        return np.frombuffer(data, BLOCK, count, at)
+    if form != layout.BLOCKS_PACKED:
+        raise CorruptData(f"a column's description has the form {form}, which this program does not know")
+    blocks = np.zeros(count, BLOCK)
+    blocks["first_time"], blocks["last_time"] = first_times, last_times
+    fields = _fields(kind) + ([("first_time", DataType.INT64), ("last_time", DataType.INT64)] if own else [])
+    for name, packed in fields:
+        codec, version, inner, at = take_nested(data, at)
+        values: Any = decode_values(packed, codec, version, inner, count)
+        blocks[name] = to_bits(values) if packed is kind and name in ("first", "last", "min", "max") else values
+    if at != len(data):
+        raise CorruptData(f"a column's description has {len(data) - at} bytes too many")
     return blocks

@@ -22,6 +22,11 @@ class Table:
     def __len__(self) -> int:
         return len(self.times)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of times and values, roughly."""
+        return self.times.nbytes + sum(column.values.nbytes for column in self.columns if column is not None)
+
     def __getitem__(self, index: slice | BoolArray) -> Table:
         return Table(self.times[index], [None if column is None else column[index] for column in self.columns])
 

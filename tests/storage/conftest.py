@@ -221,15 +221,15 @@ def check_rows(reader: ReadInterface, model: Model, rng: random.Random) -> None:
 
 @contextmanager
 def tiny_pages() -> Iterator[None]:
-    """Pages of 8 rows and statistics blocks of 2, so that small tables have many of both."""
+    """Pages of 8 rows (12 compacted) and statistics blocks of 2, so that small tables have many of both."""
     base = "iotdb_cluster.storage."
     with ExitStack() as stack:
-        for module in ("chunk_writer", "chunk_reader", "merge", "jobs"):
+        for module in ("chunk_writer", "merge", "jobs"):
             stack.enter_context(patch(f"{base}{module}.PAGE_ROWS", 8))
-        for module in ("chunk_writer", "chunk_reader"):
-            stack.enter_context(patch(f"{base}{module}.STATISTICS_ROWS", 2))
-        stack.enter_context(patch(f"{base}chunk_layout.BLOCKS_PER_PAGE", 4))
+        stack.enter_context(patch(f"{base}jobs.COMPACTED_PAGE_ROWS", 12))
+        stack.enter_context(patch(f"{base}chunk_writer.STATISTICS_ROWS", 2))
         stack.enter_context(patch(f"{base}chunk_writer.GROUP_ROWS_MAX", 24))
+        stack.enter_context(patch(f"{base}segments.PACKED_BLOCKS_MIN", 5))
         yield
 
 

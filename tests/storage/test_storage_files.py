@@ -215,7 +215,7 @@ def test_a_missing_cut_or_strange_file_is_noticed(tools: Any) -> None:
         elif harm == "cut":
             disk.open(path).truncate(100)
         elif harm == "version":
-            disk.open(path).write(8, b"\x02")
+            disk.open(path).write(8, b"\x63")
         else:
             disk.open(f"{directory}/manifest").write(8, b"\x02")
         store = Store.open(disk, "/s")
