@@ -16,8 +16,10 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from iotdb_cluster.cluster.beats import Answer, Beat
 from iotdb_cluster.cluster.group import Group, Outcome, Proposal, ReadRound
 from iotdb_cluster.cluster.log import Append, Configuration, DurableLog, Install, Record, State
+from iotdb_cluster.cluster.timing import Timing
 from iotdb_cluster.errors import CallerError, Status, check
 from iotdb_cluster.raft import (
     LOCAL_APPEND,
@@ -46,6 +48,7 @@ class Outbox(Protocol):
     """Takes a group's message to a node; whatever was taken in a turn goes out at `flush`."""
 
     def post(self, node: int, group: Group, message: Message, heartbeat: bool) -> None: ...
+    def tell(self, node: int, word: Beat | Answer) -> None: ...
     def flush(self) -> None: ...
 
 
@@ -70,12 +73,14 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._dirty: dict[int, Group] = {}
         self._turn_due = False
-        self._ticks = 0
+        self._ticks_due = False  # beats are to go out at the end of this turn
+        self._attended: dict[int, Group] = {}  # groups in which the driver itself waits for something
         # Counted from a random number: an answer to this node's earlier life must not pass for one to a later read.
         self._rounds = world.random.getrandbits(63)
         self._ticker: asyncio.TimerHandle | None = None
         self._stopped = False
         self.groups: dict[int, Group] = {}
+        self._timing = Timing(world.random.getrandbits(63) | 1, self.groups, self.step, self._mark)
 
     # --- groups -------------------------------------------------------------------------------------------------------
 
@@ -91,11 +96,19 @@ class Driver:
     def add(self, group: Group) -> None:
         check(group.id not in self.groups, "group %d is driven already", group.id)
         self.groups[group.id] = group
+        self._timing.start(group)
         self.wake(group)
 
     def wake(self, group: Group) -> None:
-        """Handle the group's Ready at the end of this loop turn."""
+        """The core was told something: handle its Ready at the end of this loop turn."""
+        self._timing.changed(group)
+        self._mark(group)
+
+    def _mark(self, group: Group) -> None:
         self._dirty[group.id] = group
+        self._turn_later()
+
+    def _turn_later(self) -> None:
         if not self._turn_due:
             self._turn_due = True
             self._loop.call_soon(self._turn)
@@ -108,11 +121,24 @@ class Driver:
         if snapshot is not None and snapshot.index > group.raw.commit and takes is not None and not takes(snapshot):
             logger.info("group %d: snapshot %d comes without its files", group.id, snapshot.index)
             return
+        self._timing.touch(group)
+        self._timing.heard(group.nodes.get(message.source, 0))
         try:
             group.raw.step(message)
         except (UnknownPeer, ProposalDropped) as error:
             logger.debug("group %d drops a %s: %s", group.id, message.type.name, error)
         self.wake(group)
+
+    def beaten(self, node: int, beat: Beat) -> None:
+        """A node beats for the groups that it leads."""
+        answer = self._timing.beaten(node, beat)
+        if answer is not None:
+            self._outbox.tell(node, answer)
+            self._turn_later()
+
+    def answered(self, node: int, answer: Answer) -> None:
+        """A node answers a beat."""
+        self._timing.answered(node, answer)
 
     def propose(self, group: Group, payloads: Sequence[bytes]) -> list[asyncio.Future[Outcome]]:
         """Append the payloads to the group's log; each future gets its entry's outcome once it is applied here.
@@ -122,6 +148,7 @@ class Driver:
         """
         if not group.leads:
             raise group.not_leader()
+        self._timing.touch(group)
         try:
             taken = group.raw.propose(list(payloads))
         except ProposalDropped:
@@ -152,7 +179,8 @@ class Driver:
             raise group.not_leader()
         confirmed: asyncio.Future[int] = self._loop.create_future()
         group.reads_unsent.append(confirmed)
-        self.wake(group)
+        self._attended[group.id] = group
+        self._mark(group)
         index = await confirmed
         if group.applied < index:
             await self.wait_applied(group, index)
@@ -164,6 +192,7 @@ class Driver:
             return group.applied
         applied: asyncio.Future[int] = self._loop.create_future()
         group.apply_waiting.append((index, applied))
+        self._attended[group.id] = group
         return await applied
 
     # --- time ---------------------------------------------------------------------------------------------------------
@@ -171,35 +200,43 @@ class Driver:
     def _tick(self) -> None:
         if self._stopped:
             return
-        self._ticks += 1
         try:
-            for group in list(self.groups.values()):
-                group.raw.tick()
-                if group.read_rounds:
-                    self._repeat_reads(group)
-                if group.snapshots_sent:
-                    self._repeat_snapshots(group)
-                if group.apply_waiting:
-                    group.release_applied()
-                if group.reads_unsent or group.raw.has_ready():
-                    self.wake(group)
+            self._timing.tick()
+            for group in list(self._attended.values()):
+                self._attend(group)
         except Exception as error:
             self._fail(error)
             return
+        self._ticks_due = True
+        self._turn_later()
         self._ticker = self._loop.call_later(self._tick_s, self._tick)
+
+    def _attend(self, group: Group) -> None:
+        if group.read_rounds:
+            self._repeat_reads(group)
+        if group.snapshots_sent:
+            self._repeat_snapshots(group)
+        if group.apply_waiting:
+            group.release_applied()
+        if group.reads_unsent:
+            self._mark(group)
+        elif not (group.read_rounds or group.snapshots_sent or group.apply_waiting):
+            del self._attended[group.id]
 
     def _repeat_reads(self, group: Group) -> None:
         for context, started in list(group.read_rounds.items()):
-            if self._ticks - started.started_tick >= READ_ROUND_TICKS_MAX:
+            if self._timing.ticks - started.started_tick >= READ_ROUND_TICKS_MAX:
                 del group.read_rounds[context]
                 group.reads_unsent.extend(waiter for waiter in started.waiting if not waiter.done())
 
     def _repeat_snapshots(self, group: Group) -> None:
         """While a snapshot counts as under way its member gets nothing else; whether it arrived nobody says."""
         for member, tick in list(group.snapshots_sent.items()):
-            if self._ticks - tick >= SNAPSHOT_TICKS_MAX:
+            if self._timing.ticks - tick >= SNAPSHOT_TICKS_MAX:
                 del group.snapshots_sent[member]
+                self._timing.touch(group)
                 group.raw.report_snapshot(member, ok=False)  # means nothing where it did arrive
+                self.wake(group)
 
     # --- the end of a turn --------------------------------------------------------------------------------------------
 
@@ -217,6 +254,11 @@ class Driver:
                     if self._handle(group, group.raw.ready()):
                         self.wake(group)
                         break
+                self._timing.schedule(group)
+            if self._ticks_due:
+                self._ticks_due = False
+                for node, beat in self._timing.beats():
+                    self._outbox.tell(node, beat)
             self._outbox.flush()
         except Exception as error:
             self._fail(error)
@@ -235,8 +277,11 @@ class Driver:
             return
         self._rounds += 1
         context = struct.pack(">IQ", self._node, self._rounds)
-        group.read_rounds[context] = ReadRound(self._ticks, waiting)
+        group.read_rounds[context] = ReadRound(self._timing.ticks, waiting)
+        self._attended[group.id] = group
+        self._timing.touch(group)
         group.raw.read_index(context)
+        self._timing.changed(group)
 
     def _handle(self, group: Group, ready: Ready) -> bool:
         """Do what the Ready asks for; whether entries were applied."""
@@ -268,9 +313,14 @@ class Driver:
             if group.send_snapshot is not None:
                 group.send_snapshot(group, message)
                 return
-            group.snapshots_sent[message.to] = self._ticks
-        if node is not None:  # a replica that no meta entry names yet: as if the message were lost
-            self._outbox.post(node, group, message, message.type in _HEARTBEATS)
+            group.snapshots_sent[message.to] = self._timing.ticks
+            self._attended[group.id] = group
+        if node is None:  # a replica that no meta entry names yet: as if the message were lost
+            return
+        heartbeat = message.type in _HEARTBEATS
+        if heartbeat and message.type is MessageType.HEARTBEAT and self._timing.takes(group, node, message):
+            return
+        self._outbox.post(node, group, message, heartbeat)
 
     def deliver_snapshot(self, group: Group, message: Message) -> None:
         """The member has all that belongs to a snapshot but for the message; should that be lost, another goes."""
@@ -278,12 +328,14 @@ class Driver:
         if self._stopped or node is None:
             return
         self._outbox.post(node, group, message, False)
+        self._timing.touch(group)
         group.raw.report_snapshot(message.to, ok=True)
         self.wake(group)
 
     def snapshot_failed(self, group: Group, member: int) -> None:
         """A member did not get what belongs to a snapshot: the core tries again."""
         if not self._stopped:
+            self._timing.touch(group)
             group.raw.report_snapshot(member, ok=False)
             self.wake(group)
 
@@ -323,6 +375,7 @@ class Driver:
         self._respond(group, message.responses)
 
     def _respond(self, group: Group, responses: Sequence[Message]) -> None:
+        self._timing.touch(group)
         try:
             for response in responses:
                 if response.to == group.replica:

@@ -83,7 +83,16 @@ class Group:
     send_snapshot: Callable[[Group, Message], None] | None = None  # where more than the message has to go out
     takes_snapshot: Callable[[Snapshot], bool] | None = None  # whether that is here, so that the message may be taken
     leader_seen: int = 0
-    bytes_proposed: int = 0
+    # Of `timing` alone, in ticks of the driver.
+    ticked: int = 0  # the core knows of the time up to here
+    deadline: int = 0  # the tick that stands in the heap, 0 where none does
+    calm_since: int = 0
+    excepted_until: int = 0
+    state: tuple[int, int, int, int] = (0, 0, 0, 0)  # term, leader, commit, last index when it was looked at last
+    covers: dict[int, int] = field(
+        default_factory=dict
+    )  # on a leader: nodes that beats tell of it, and the member there
+    covered_by: int = 0  # on a follower: the leader's node, whose beats tell of it
 
     @property
     def leads(self) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any
 
+from iotdb_cluster.cluster.beats import Answer, Beat
 from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.group import Group
@@ -22,7 +23,7 @@ from iotdb_cluster.data import DataGroup
 from iotdb_cluster.errors import CorruptData
 from iotdb_cluster.limits import APPEND_BYTES_MAX, APPLY_BYTES_MAX, INFLIGHT_BYTES_MAX, UNCOMMITTED_BYTES_MAX
 from iotdb_cluster.meta import Group as GroupRecord
-from iotdb_cluster.raft import Config, ConfState, RawNode
+from iotdb_cluster.raft import Config, ConfState, Message, RawNode
 from iotdb_cluster.rpc.peer_messages import PeerIdentity
 from iotdb_cluster.world import World
 
@@ -167,10 +168,20 @@ class Replicas:
             if node != identity.node or known != incarnation:
                 return
             for envelope in envelopes:
+                message = envelope.message
+                if not isinstance(message, Message):
+                    self._take_word(node, message)
+                    continue
                 group = self._driver.groups.get(envelope.group)
                 if group is None or (group.generation, group.replica) != (envelope.generation, envelope.replica):
                     continue
-                if group.nodes.get(envelope.message.source) == node:
-                    self._driver.step(group, envelope.message)
+                if group.nodes.get(message.source) == node:
+                    self._driver.step(group, message)
         except CorruptData as error:
             logger.warning("a batch of node %d is dropped: %s", identity.node, error)
+
+    def _take_word(self, node: int, word: Beat | Answer) -> None:
+        if isinstance(word, Beat):
+            self._driver.beaten(node, word)
+        else:
+            self._driver.answered(node, word)

@@ -55,6 +55,8 @@ class Raft(Core):
         if self.role is Role.LEADER:
             heartbeat = config.heartbeat_tick - self.heartbeat_elapsed
             return max(1, min(heartbeat, config.election_tick - self.election_elapsed))
+        if not self.promotable:
+            return config.election_tick
         return max(1, self.election_timeout - self.election_elapsed)
 
     # --- messages ---------------------------------------------------------------------------------------------------

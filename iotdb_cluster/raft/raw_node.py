@@ -198,10 +198,24 @@ class RawNode:
         last = log.last_index
         if raft.role is not Role.LEADER or log.committed != last or log.applied != last or raft.read_index.waiting:
             return False
-        for _, progress in raft.others():
-            if progress.match != last or progress.sent_commit != last or progress.state is not ProgressState.REPLICATE:
-                return False
-        return True
+        return all(_has_all(progress, last) for _, progress in raft.others())
+
+    def member_is_quiet(self, member: int) -> bool:
+        """On a leader: all entries are committed, the member has them all and was sent the commit index."""
+        raft = self._raft
+        progress = raft.progress.get(member)
+        last = raft.log.last_index
+        return (
+            raft.role is Role.LEADER
+            and raft.log.committed == last
+            and progress is not None
+            and _has_all(progress, last)
+        )
+
+    @property
+    def member_count(self) -> int:
+        """Members of every kind, this replica included where it is one."""
+        return len(self._raft.progress)
 
     def status(self) -> Status:
         raft = self._raft
@@ -412,6 +426,10 @@ class RawNode:
             self._after_advance.append(answer)
         if ready.committed.terms:
             self._after_advance.append(self._apply_response(ready.committed))
+
+
+def _has_all(progress: Progress, last: int) -> bool:
+    return progress.match == last and progress.sent_commit == last and progress.state is ProgressState.REPLICATE
 
 
 def _describe(progress: Progress) -> MemberStatus:

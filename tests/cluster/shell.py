@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from iotdb_cluster.cluster.beats import Answer, Beat
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.group import Group, Outcome
 from iotdb_cluster.cluster.log import DurableLog, Install, LogOptions
@@ -98,11 +100,14 @@ class Outbox:
     def __init__(self, cluster: Cluster, node: int) -> None:
         self._cluster = cluster
         self._node = node
-        self._parts: list[tuple[int, int, bytes, MessageType]] = []
+        self._parts: list[tuple[int, int, bytes | Beat | Answer, MessageType]] = []
 
     def post(self, node: int, group: Group, message: Message, heartbeat: bool) -> None:
         assert heartbeat == (message.type in (MessageType.HEARTBEAT, MessageType.HEARTBEAT_RESP))
         self._parts.append((node, group.id, b"".join([encode_message(message)]), message.type))
+
+    def tell(self, node: int, word: Beat | Answer) -> None:
+        self._parts.append((node, 0, word, MessageType.HEARTBEAT))
 
     def flush(self) -> None:
         parts, self._parts = self._parts, []
@@ -111,9 +116,20 @@ class Outbox:
 
 
 class Cluster:
-    """`count` voters of group 7 on nodes 1..count; the replica of node n has id 100 + n."""
+    """`count` voters of each group on nodes 1..count; the replica of node n has id 100 * k + n in the k-th group.
 
-    def __init__(self, seed: int, count: int = 3, apply_bytes_max: int = 256 * KIB) -> None:
+    The groups are 7, 8, ...; `groups` and `machines` are the replicas of group 7 by node, `every` those of all by node
+    and group. With `plain` no heartbeat is left to a beat.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        count: int = 3,
+        apply_bytes_max: int = 256 * KIB,
+        group_count: int = 1,
+        plain: bool = False,
+    ) -> None:
         self.random = random.Random(seed)
         self.loss = 0.0
         self.reorder = False
@@ -123,57 +139,103 @@ class Cluster:
         self.drivers: dict[int, Driver] = {}
         self.groups: dict[int, Group] = {}
         self.machines: dict[int, Machine] = {}
+        self.every: dict[int, dict[int, Group]] = {}
         self.logs: dict[int, DurableLog] = {}
+        self.delivered: Counter[str] = Counter()
+        self.leader_changed: Callable[[int, Group], None] = lambda *_: None
+        self._disks: dict[int, SimulatedDisk] = {}
+        self._lives: Counter[int] = Counter()
         self._apply_bytes_max = apply_bytes_max
+        self._group_count = group_count
+        self._plain = plain
         self._seed = seed
         self._tasks: list[asyncio.Task[None]] = []
         self._nodes = list(range(1, count + 1))
 
     async def start(self) -> None:
-        voters = ConfState(tuple(100 + node for node in self._nodes))
         for node in self._nodes:
-            world = world_of(self._seed * 100 + node)
-            options = LogOptions(segment_bytes=1024 * KIB)
-            fault = self.faults.append
-            log = DurableLog.open(world.files, "/log", world.random, options, workers=world.workers, on_fault=fault)
-            self._tasks.append(asyncio.get_running_loop().create_task(log.run()))
-            replica = 100 + node
-            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            log.submit([Install(replica, 1, 1, voters)], lambda done=done: done.set_result(None))  # type: ignore[misc]
-            await done
-            driver = Driver(world, log, Outbox(self, node), node, TICK_MS, fault)
-            machine = Machine()
-            machine.members = voters
-            view = log.view(replica)
-            view.snapshot_source = machine.snapshot
-            raw = RawNode(
-                Config(
-                    replica,
-                    view,
-                    random.Random(self._seed + node),
-                    applied=1,
-                    election_tick=5,
-                    committed_bytes_per_ready_max=self._apply_bytes_max,
-                    async_storage_writes=True,
-                    disable_proposal_forwarding=True,
-                )
-            )
-            nodes = {100 + one: one for one in self._nodes}
-            group = Group(7, 1, replica, raw, view, machine, nodes, applied=1)
-            driver.add(group)
-            driver.start()
-            self.drivers[node], self.groups[node], self.machines[node], self.logs[node] = driver, group, machine, log
+            self._disks[node] = SimulatedDisk(random.Random(self._seed * 100 + node + 2))
+            await self.start_node(node)
 
-    def carry(self, source: int, target: int, group: int, data: bytes, kind: MessageType) -> None:
+    async def start_node(self, node: int) -> None:
+        """The first time, or after `crash`."""
+        self._lives[node] += 1
+        world = world_of(self._seed * 100 + node + 1000 * (self._lives[node] - 1), self._disks[node])
+        options = LogOptions(segment_bytes=1024 * KIB)
+        fault = self.faults.append
+        log = DurableLog.open(world.files, "/log", world.random, options, workers=world.workers, on_fault=fault)
+        self._tasks.append(asyncio.get_running_loop().create_task(log.run()))
+        driver = Driver(world, log, Outbox(self, node), node, TICK_MS, fault)
+        if self._plain:
+            driver._timing.takes = lambda *_: False  # type: ignore[method-assign]
+        self.drivers[node], self.logs[node], self.every[node] = driver, log, {}
+        for number in range(self._group_count):
+            self.every[node][7 + number] = await self._open(node, number)
+        self.groups[node] = self.every[node][7]
+        machine = self.groups[node].machine
+        assert isinstance(machine, Machine)
+        self.machines[node] = machine
+        driver.start()
+
+    async def _open(self, node: int, number: int) -> Group:
+        log = self.logs[node]
+        voters = ConfState(tuple(100 * (number + 1) + one for one in self._nodes))
+        replica = 100 * (number + 1) + node
+        view = log.view(replica)
+        if view.last_index() == 0:
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            log.submit([Install(replica, 1, 1, voters)], lambda: done.set_result(None))
+            await done
+        machine = Machine()
+        machine.members = voters
+        view.snapshot_source = machine.snapshot
+        raw = RawNode(
+            Config(
+                replica,
+                view,
+                random.Random(self._seed + node + 10 * number),
+                applied=1,
+                election_tick=5,
+                committed_bytes_per_ready_max=self._apply_bytes_max,
+                async_storage_writes=True,
+                disable_proposal_forwarding=True,
+            )
+        )
+        nodes = {100 * (number + 1) + one: one for one in self._nodes}
+        group = Group(7 + number, 1, replica, raw, view, machine, nodes, applied=1)
+        group.leader_changed = lambda group: self.leader_changed(node, group)
+        self.drivers[node].add(group)
+        return group
+
+    async def crash(self, node: int) -> None:
+        """The node is gone, with all that it knew but its log."""
+        self.drivers.pop(node).stop()
+        del self.every[node], self.groups[node], self.machines[node]
+        await self.logs.pop(node).close()
+
+    def carry(self, source: int, target: int, group: int, data: bytes | Beat | Answer, kind: MessageType) -> None:
         rng = self.random
         if frozenset((source, target)) in self.cut or rng.random() < self.loss or self.drop(kind):
             return
         delay = rng.uniform(0.0005, 0.08) if self.reorder else 0.001
         for _ in range(2 if self.reorder and rng.random() < 0.05 else 1):
-            asyncio.get_running_loop().call_later(delay, self._deliver, target, group, data)
+            asyncio.get_running_loop().call_later(delay, self._deliver, source, target, group, data)
 
-    def _deliver(self, target: int, group: int, data: bytes) -> None:
-        self.drivers[target].step(self.drivers[target].groups[group], decode_message(data))
+    def _deliver(self, source: int, target: int, group: int, data: bytes | Beat | Answer) -> None:
+        driver = self.drivers.get(target)
+        if driver is None:
+            return
+        if not isinstance(data, bytes):
+            self.delivered[type(data).__name__] += 1
+        if isinstance(data, Beat):
+            driver.beaten(source, Beat.decode(memoryview(data.encode())))
+        elif isinstance(data, Answer):
+            driver.answered(source, Answer.decode(memoryview(data.encode())))
+        else:
+            message = decode_message(data)
+            self.delivered[message.type.name] += 1
+            if group in driver.groups:
+                driver.step(driver.groups[group], message)
 
     def isolate(self, node: int) -> None:
         self.cut = {frozenset((node, other)) for other in self._nodes if other != node}
