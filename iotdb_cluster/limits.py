@@ -78,6 +78,7 @@ COMPACTED_PAGE_ROWS = 32_768  # ... in compacted files: 2 % smaller, and still d
 MEMTABLE_FLUSH_BYTES = 64 * MIB  # a unit's memtable of this size is sealed
 MEMTABLE_FLUSH_AGE_MS = 3_600_000
 MEMTABLE_BYTES_MAX = 512 * MIB  # all memtables of a node, waiting ones included, where the configuration names none
+COMPACTION_BYTES_PER_S = 16 * MIB  # what compaction writes on a node
 TABLET_ROWS_MAX = 1_000_000
 TABLET_COLUMNS_MAX = 5_000
 SCAN_BATCH_ROWS = 10_000  # rows of one batch between operators and between nodes

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from iotdb_cluster.cluster.calls import Calls, Deadline
@@ -22,17 +23,18 @@ from iotdb_cluster.cluster.points import PointServing
 from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.data import GroupCopy
 from iotdb_cluster.errors import CallerError, Status, check
-from iotdb_cluster.packing import pack
+from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.query.requests import FlushTasksInfo
 from iotdb_cluster.raft import Snapshot
+from iotdb_cluster.storage import FlushJob
 from iotdb_cluster.world import World
 
-__all__ = ["Housekeeping"]
+__all__ = ["FLUSH_CALL", "Housekeeping"]
 
 logger = logging.getLogger(__name__)
 
+FLUSH_CALL = "flush"
 ROUND_MS = 200
-COMPACTION_MS = 2_000  # between two looks for files to merge
 BUDGET_SHARE = 0.4  # of the memtable budget: beyond it the largest group is flushed
 KEPT_ENTRIES = 100  # entries that stay behind a checkpoint, so that a member that lags a little needs no more
 PINNED_PAUSE_MS = 5_000  # between two checkpoints that are made for the log's sake
@@ -75,20 +77,22 @@ class Housekeeping:
         self._cursors = cursors
         self._care: dict[int, _Care] = {}
         self._crowding: set[int] = set()  # replicas for whose sake the log holds more than `log_bytes_max`
-        self._working = 0
-        self._waiting = 0
+        self._flushing = 0  # jobs on a worker
         self._asked = asyncio.Event()
-        self._asking: list[asyncio.Future[None]] = []  # who waits for a flush of everything
+        self._asking: list[tuple[frozenset[int] | None, asyncio.Future[None]]] = []  # FLUSH: storage groups, who waits
 
     def register(self, calls: Calls) -> None:
-        calls.handlers["flush"] = self._flush_call
+        calls.handlers[FLUSH_CALL] = self._flush_call
 
     def memory_bytes(self) -> int:
         """Bytes of all memtables of the node."""
         return sum(machine.data.store.memory_bytes() for machine in self._machines.values())
 
     def flush_tasks(self) -> FlushTasksInfo:
-        return FlushTasksInfo(self._working + self._waiting, self._working, self._waiting)
+        """Memtables that are being written to files, and frozen ones that wait for it."""
+        total = sum(machine.data.store.sealed() for machine in self._machines.values())
+        working = min(self._flushing, total)
+        return FlushTasksInfo(total, working, total - working)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -99,35 +103,27 @@ class Housekeeping:
             except TimeoutError:
                 pass
             else:
-                await self._flush_all()
+                await self._flush_asked()
             await self._round()
 
-    async def _flush_all(self) -> None:
+    async def _flush_asked(self) -> None:
         self._asked.clear()
         asking, self._asking = self._asking, []
+        wanted = [groups for groups, _ in asking if groups is not None]
+        everything = len(wanted) < len(asking)
         for number in list(self._machines):
-            await self.checkpoint(number)
-        for waiter in asking:
+            if everything:
+                await self.checkpoint(number)
+            else:
+                await self._flush_storage_groups(number, frozenset[int]().union(*wanted))
+        for _, waiter in asking:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def compact_forever(self) -> None:
-        """Merge chunk files, one job of the node at a time, and remove those that nobody reads any more."""
-        while True:
-            busy = False
-            for number, machine in list(self._machines.items()):
-                store = machine.data.store
-                job = store.pick()
-                if job is None:
-                    continue
-                busy = True
-                try:
-                    await self._world.workers.run(job.run)
-                finally:
-                    job.finish()
-                async with self._care_of(number).busy:  # the directory is not removed meanwhile
-                    await self._world.workers.run(store.collect)
-            await asyncio.sleep((ROUND_MS if busy else COMPACTION_MS) / 1000)
+    async def collect(self, number: int) -> None:
+        """Remove files of a group that nobody needs any more."""
+        async with self._care_of(number).busy:  # the directory is not removed meanwhile
+            await self._world.workers.run(self._machines[number].data.store.collect)
 
     async def _round(self) -> None:
         self._cursors.expire()
@@ -191,32 +187,34 @@ class Housekeeping:
         if machine is None:
             return
         care = self._care_of(number)
-        self._waiting += 1
-        try:
-            async with care.busy:
-                self._waiting -= 1
-                self._working += 1
-                try:
-                    await self._checkpoint(machine)
-                    care.since_ms = self._world.clock.monotonic_ms()
-                finally:
-                    self._working -= 1
-                    self._waiting += 1
-        finally:
-            self._waiting -= 1
+        async with care.busy:
+            await self._checkpoint(machine)
+            care.since_ms = self._world.clock.monotonic_ms()
 
     async def _checkpoint(self, machine: DataMachine) -> None:
         data, members = machine.data, machine.members
         checkpoint = data.freeze()
-        for job in checkpoint.jobs:
-            try:
-                await self._world.workers.run(job.run)
-            finally:
-                job.finish()
+        await self._flush(checkpoint.jobs)
         await self._world.workers.run(data.publisher(checkpoint))
         if machine.data is data:  # else a received snapshot has taken its place
             machine.checkpointed = (checkpoint.index, members)
         await self._world.workers.run(data.store.collect)
+
+    async def _flush(self, jobs: Sequence[FlushJob]) -> None:
+        for job in jobs:
+            self._flushing += 1
+            try:
+                await self._world.workers.run(job.run)
+            finally:
+                self._flushing -= 1
+                job.finish()
+
+    async def _flush_storage_groups(self, number: int, storage_groups: frozenset[int]) -> None:
+        """Flush the units of some storage groups; without a checkpoint, which needs all of the group's."""
+        async with self._care_of(number).busy:
+            store = self._machines[number].data.store
+            units = [unit for unit in store.units() if unit.storage_group_id in storage_groups]
+            await self._flush(store.seal(units))
 
     async def take(self, number: int) -> tuple[Snapshot, GroupCopy]:
         """A group's newest checkpoint with the files that belong to it, pinned until they are released.
@@ -292,9 +290,10 @@ class Housekeeping:
 
     async def _flush_call(self, body: memoryview, deadline: Deadline) -> bytes:
         """Done by `run`: a caller that goes must not leave a flush half-way, a disk that fails must stop the node."""
-        del body
+        head, _ = unpack(body)
+        named = head["storage_groups"]
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._asking.append(waiter)
+        self._asking.append((None if named is None else frozenset(map(int, named)), waiter))
         self._asked.set()
         try:
             async with asyncio.timeout(max(0.0, deadline.left_ms) / 1000):

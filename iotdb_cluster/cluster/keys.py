@@ -155,6 +155,9 @@ _ENGINE: list[Key] = [
        "wait, then get 413"),
     _e("unseq_memtable_flush_interval_in_ms", "3600000", "memtable_flush_age_ms", "positive", "age of a memtable that "
        "is flushed"),
+    _e("merge_write_throughput_mb_per_sec", "16", "compaction_bytes_per_s", "megabytes", "what compaction may write"),
+    Key("compaction_write_throughput_mb_per_sec", ENGINE_FILE, "renamed", "", "the name of 0.13",
+        "compaction_bytes_per_s", "megabytes"),
     _e("query_timeout_threshold", "60000", "query_timeout_ms", "positive", "ms; a statement may override it"),
     _e("max_deduplicated_path_num", "1000", "query_series_max", "positive", "series in one query"),
     _e("slow_query_threshold", "5000", "slow_query_threshold_ms", "positive", "ms; slower ones are logged"),
@@ -201,7 +204,7 @@ _ENGINE: list[Key] = [
         "default_fill_interval", "meta_data_cache_enable", "enable_last_cache",
         "chunk_timeseriesmeta_free_memory_proportion", "group_by_fill_cache_size_in_mb", "enable_external_sort",
         "external_sort_threshold", "compaction_strategy", "enable_unseq_compaction", "compaction_interval",
-        "merge_write_throughput_mb_per_sec", "compaction_write_throughput_mb_per_sec", "compaction_thread_num",
+        "compaction_thread_num",
         "concurrent_compaction_thread", "default_boolean_encoding", "default_int32_encoding",
         "default_int64_encoding", "default_float_encoding", "default_double_encoding", "default_text_encoding",
         "compressor", "group_size_in_byte", "page_size_in_byte", "max_number_of_points_in_page", "value_encoder",

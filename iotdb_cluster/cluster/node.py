@@ -16,10 +16,13 @@ from iotdb_cluster.cluster.admin import AdminConnection
 from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
 from iotdb_cluster.cluster.catalog import Catalog
 from iotdb_cluster.cluster.changes import Changes
+from iotdb_cluster.cluster.compaction import MERGE_CALL, Compaction
 from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.duties import Duties
-from iotdb_cluster.cluster.housekeeping import Housekeeping
+from iotdb_cluster.cluster.everywhere import CLEAR_CACHE_CALL, Everywhere
+from iotdb_cluster.cluster.expiry import Expiry
+from iotdb_cluster.cluster.housekeeping import FLUSH_CALL, Housekeeping
 from iotdb_cluster.cluster.log import (
     DurableLog,
     Identity,
@@ -70,7 +73,7 @@ logger = logging.getLogger(__name__)
 ASK_TIMEOUT_MS = 5_000  # of one question to a seed at the first start
 HANDLERS = (
     *("propose", "resolve", "retired", "schema", "points", "scan open", "scan pull", "scan close"),
-    *(MARKS_CALL, "flush", "state", "digest"),
+    *(MARKS_CALL, FLUSH_CALL, MERGE_CALL, CLEAR_CACHE_CALL, "state", "digest"),
     *SNAPSHOT_CALLS,
 )
 
@@ -267,7 +270,8 @@ class Node:
         self._spawn(self._duties.run())
         self._spawn(self._housekeeping.run())
         self._spawn(self._marks.run())
-        self._spawn(self._housekeeping.compact_forever())
+        self._spawn(self._compaction.run())
+        self._spawn(Expiry(world, self._driver, self._meta, self._proposals, self._machines, self._marks).run())
         self._spawn(receiver.sweep_forever())
 
     def _build_care(self, disk: DiskSpace) -> SnapshotReceiver:
@@ -286,6 +290,16 @@ class Node:
             self._fault,
         )
         self._marks.register(self._calls)
+        self._compaction = Compaction(
+            world,
+            settings,
+            self._machines,
+            self._housekeeping.checkpoint,
+            self._housekeeping.collect,
+            lambda number: self._meta_machine.state.storage_group(number),
+        )
+        self._compaction.register(self._calls)
+        self._calls.handlers[CLEAR_CACHE_CALL] = self._clear_caches
         sender = SnapshotSender(world, self._driver, self._calls, self._housekeeping.take, self._fault)
         receiver = SnapshotReceiver(world, self._driver, self._machines, settings.disk_free_min_bytes)
         receiver.register(self._calls)
@@ -304,14 +318,23 @@ class Node:
             settings,
             lambda: queries.running(),
             self._housekeeping.flush_tasks,
+            self._compaction.tasks,
         )
         queries = Queries(world, services, VERSION)
-        writer = Writer(self._catalog, self._proposals, settings, world.workers)
+        writer = self._writer = Writer(self._catalog, self._proposals, settings, world.workers)
         texts = TextConverter(self._catalog, settings)
         changes = Changes(self._meta, self._catalog, self._proposals, self._calls, self._leaders, settings)
         privileges = Privileges(self._meta)
         statements = Statements(
-            world, settings, self._meta, writer, texts, changes, queries, self._flush_everywhere, privileges
+            world,
+            settings,
+            self._meta,
+            writer,
+            texts,
+            changes,
+            queries,
+            Everywhere(self._meta, self._calls),
+            privileges,
         )
         return ClientNode(world, settings, self._meta, writer, texts, changes, queries, statements, privileges)
 
@@ -373,20 +396,12 @@ class Node:
         if self._built:
             self._replicas.receive(identity, batch)
 
-    async def _flush_everywhere(self, paths: Any, deadline: Deadline) -> None:
-        """FLUSH: every node's memtables go to disk; 303 where a path is no storage group."""
-        await self._meta.barrier(deadline)
-        state = self._meta.state
-        known = {group.path for group in state.storage_groups()}
-        missing = [path for path in paths if path not in known]
-        if missing:
-            raise CallerError(
-                Status.METADATA_ERROR,
-                f"Storage group is not set for current seriesPath: [{','.join(missing)}]",
-            )
-        await asyncio.gather(
-            *(self._calls.call(node.id, "flush", pack(None), deadline) for node in state.nodes if node.registered)
-        )
+    async def _clear_caches(self, body: memoryview, deadline: Deadline) -> bytes:
+        del body, deadline
+        self._writer.clear_cache()
+        for machine in self._machines.values():
+            machine.data.store.cache.clear()
+        return pack(None)
 
     async def _tell_tale(self, body: memoryview, deadline: Deadline) -> bytes:
         del body, deadline

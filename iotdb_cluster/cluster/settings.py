@@ -98,6 +98,7 @@ class Settings:
     memtable_bytes_max: int = limits.MEMTABLE_BYTES_MAX
     memtable_flush_bytes: int = limits.MEMTABLE_FLUSH_BYTES
     memtable_flush_age_ms: int = limits.MEMTABLE_FLUSH_AGE_MS
+    compaction_bytes_per_s: int = limits.COMPACTION_BYTES_PER_S
     log_segment_bytes: int = limits.LOG_SEGMENT_BYTES
     log_bytes_max: int = limits.LOG_BYTES_MAX
     disk_free_min_bytes: int = 1 * limits.GIB

@@ -39,6 +39,8 @@ from iotdb_cluster.query.requests import (
     MatchChildren,
     MatchDevices,
     MatchSeries,
+    MergeInfo,
+    MergeTasks,
     Nearest,
     OpenScan,
     Point,
@@ -82,6 +84,7 @@ class ReadServices:
     settings: Settings
     running: Callable[[], list[RunningQuery]]
     flushing: Callable[[], FlushTasksInfo]
+    merging: Callable[[], list[MergeInfo]]
 
 
 @dataclass(slots=True)
@@ -464,6 +467,10 @@ class StatementReads:
         del request
         return self._s.flushing()
 
+    async def _merge_tasks(self, request: MergeTasks) -> list[MergeInfo]:
+        del request
+        return self._s.merging()
+
     async def _list_queries(self, request: ListQueries) -> list[RunningQuery]:
         del request
         return self._s.running()
@@ -485,5 +492,6 @@ _HANDLERS: dict[type, Any] = {
     Last: StatementReads._last,
     Nearest: StatementReads._nearest,
     FlushTasks: StatementReads._flush_tasks,
+    MergeTasks: StatementReads._merge_tasks,
     ListQueries: StatementReads._list_queries,
 }

@@ -15,6 +15,7 @@ from iotdb_cluster.auth import (
 )
 from iotdb_cluster.cluster.calls import Deadline
 from iotdb_cluster.cluster.changes import Changes
+from iotdb_cluster.cluster.everywhere import Everywhere
 from iotdb_cluster.cluster.lists import list_result
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.privileges import Privileges
@@ -98,7 +99,7 @@ class Statements:
         texts: TextConverter,
         changes: Changes,
         queries: Queries,
-        flush: Callable[[Sequence[str], Deadline], Awaitable[None]],
+        everywhere: Everywhere,
         privileges: Privileges,
     ) -> None:
         self._world = world
@@ -108,7 +109,7 @@ class Statements:
         self._texts = texts
         self._changes = changes
         self._queries = queries
-        self._flush = flush
+        self._everywhere = everywhere
         self._privileges = privileges
         self._handlers: dict[type, Callable[[Session, Any, Deadline], Awaitable[None]]] = {
             Insert: self._insert,
@@ -130,8 +131,8 @@ class Statements:
             GrantRoleToUser: self._grant_role,
             RevokeRoleFromUser: self._revoke_role,
             Flush: self._flush_statement,
-            Merge: self._nothing,
-            ClearCache: self._nothing,
+            Merge: self._merge,
+            ClearCache: self._clear_cache,
             CreateSnapshot: self._nothing,
             Tracing: self._nothing,
             SetSystemMode: self._set_mode,
@@ -348,7 +349,15 @@ class Statements:
 
     async def _flush_statement(self, session: Session, statement: Flush, deadline: Deadline) -> None:
         await self._privileges.require(session, "FLUSH", deadline=deadline)
-        await self._flush(statement.paths, deadline)
+        await self._everywhere.flush(statement.paths, deadline)
+
+    async def _merge(self, session: Session, statement: Merge, deadline: Deadline) -> None:
+        await self._privileges.require(session, statement.operation, deadline=deadline)
+        await self._everywhere.merge(statement.full, deadline)
+
+    async def _clear_cache(self, session: Session, statement: ClearCache, deadline: Deadline) -> None:
+        await self._privileges.require(session, statement.operation, deadline=deadline)
+        await self._everywhere.clear_caches(deadline)
 
     async def _nothing(self, session: Session, statement: Statement, deadline: Deadline) -> None:
         """Success: what the statement asks for is done by itself here, or has no counterpart."""

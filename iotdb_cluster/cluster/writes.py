@@ -118,6 +118,10 @@ class Writer:
                     return [*failures, *(Failure(item.origin, item.rows, error) for item in work)]
         return failures
 
+    def clear_cache(self) -> None:
+        """Forget the series that were resolved: the schema is asked again."""
+        self._cache.clear()
+
     def leader_hint(self, blocks: Sequence[Block]) -> Place | None:
         """Where the one device of these blocks is written, for clients that remember it; None where it is unknown."""
         first = blocks[0]

@@ -187,7 +187,7 @@ def _is_little(dtype: np.dtype[Any]) -> bool:
 
 def block_overhead(block: Block) -> int:
     """Bytes of a block that do not grow with its rows, its shape's text included."""
-    return _BLOCK.size + 3 * len(block.device) + _SHAPE.size + len(_shape_text(block.shape)) + len(block.shape) * 2
+    return _BLOCK.size + 4 * len(block.device) + _SHAPE.size + len(_shape_text(block.shape)) + len(block.shape) * 2
 
 
 def encoded_bytes(block: Block) -> int:

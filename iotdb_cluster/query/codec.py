@@ -114,6 +114,7 @@ _PLAIN: dict[str, type[Any]] = {
         ask.CountNodes,
         ask.IsTag,
         ask.FlushTasks,
+        ask.MergeTasks,
         ask.ListQueries,
     )
 }
@@ -288,6 +289,7 @@ _ANSWERS: dict[type[Any], tuple[Callable[[Any], bytes], Callable[[Any, Buffers],
         lambda answer: pack([answer.total, answer.working, answer.waiting]),
         lambda head, _: ask.FlushTasksInfo(*head),
     ),
+    ask.MergeTasks: (_encode_records, _records(ask.MergeInfo)),
     ask.ListQueries: (_encode_records, _records(ask.RunningQuery)),
 }
 

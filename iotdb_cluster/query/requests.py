@@ -38,6 +38,8 @@ __all__ = [
     "MatchChildren",
     "MatchDevices",
     "MatchSeries",
+    "MergeInfo",
+    "MergeTasks",
     "Nearest",
     "Needs",
     "OpenScan",
@@ -271,6 +273,21 @@ class FlushTasks:
 
 
 @dataclass(frozen=True, slots=True)
+class MergeInfo:
+    """A merge of chunk files: its storage group's path, a name, when it began (Unix ms), how far it is."""
+
+    storage_group: str
+    task: str
+    created_ms: int
+    progress: str
+
+
+@dataclass(frozen=True, slots=True)
+class MergeTasks:
+    """-> list[MergeInfo]: what this node merges, and what waits."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunningQuery:
     start_ms: int
     id: int
@@ -298,6 +315,7 @@ Request: TypeAlias = (
     | Last
     | Nearest
     | FlushTasks
+    | MergeTasks
     | ListQueries
 )
 

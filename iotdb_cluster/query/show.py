@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from iotdb_cluster.query.requests import (
     MatchChildren,
     MatchDevices,
     MatchSeries,
+    MergeInfo,
+    MergeTasks,
     Point,
     SeriesInfo,
     Steps,
@@ -245,6 +248,22 @@ def _show_flush_tasks(statement: ShowFlushTaskInfo) -> Steps[Plan]:
     return _table(statement, _texts("                             item", "value"), rows)
 
 
+def _show_merges(statement: ShowMerge) -> Steps[Plan]:
+    tasks: list[MergeInfo] = yield MergeTasks()
+    columns = [
+        *_texts("storage group", "task name", "created time", "progress"),
+        ("cancelled", BOOLEAN),
+        ("done", BOOLEAN),
+    ]
+    rows = [(one.storage_group, one.task, _moment(one.created_ms), one.progress, False, False) for one in tasks]
+    return _table(statement, columns, rows)
+
+
+def _moment(wall_ms: int) -> str:
+    """A moment as text, in UTC."""
+    return (datetime(1970, 1, 1) + timedelta(milliseconds=wall_ms)).isoformat(timespec="milliseconds") + "Z"
+
+
 def _show_queries(statement: ShowQueryProcesslist) -> Steps[Plan]:
     running = yield ListQueries()
     rows = [(one.id, one.statement) for one in running]
@@ -276,13 +295,6 @@ _STATEMENTS: dict[type[Statement], Callable[[Any], Steps[Plan]]] = {
     ShowQueryProcesslist: _show_queries,
     ShowFunctions: _show_functions,
     ShowLockInfo: _nothing(("storage group", TEXT), ("lock holder", TEXT)),
-    ShowMerge: _nothing(
-        ("storage group", TEXT),
-        ("task name", TEXT),
-        ("created time", TEXT),
-        ("progress", TEXT),
-        ("cancelled", BOOLEAN),
-        ("done", BOOLEAN),
-    ),
+    ShowMerge: _show_merges,
     ShowTriggers: _nothing(*_texts("trigger name", "status", "event", "path", "class name", "attributes")),
 }

@@ -19,6 +19,7 @@ from iotdb_cluster.storage.sums import add_sums, round_values
 from iotdb_cluster.storage.tombstones import Tombstone
 from iotdb_cluster.storage.types import (
     FileInfo,
+    MergeRequest,
     Order,
     Point,
     Position,
@@ -32,6 +33,7 @@ __all__ = [
     "CompactionJob",
     "FileInfo",
     "FlushJob",
+    "MergeRequest",
     "Order",
     "PinnedUnit",
     "Point",

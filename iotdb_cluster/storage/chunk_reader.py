@@ -59,6 +59,11 @@ class Cache:
                 self._bytes -= freed
         return value
 
+    def clear(self) -> None:
+        with self._lock:
+            self._entries.clear()
+            self._bytes = 0
+
 
 @dataclass(slots=True)
 class ColumnIndex:

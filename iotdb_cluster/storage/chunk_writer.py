@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import lz4.block
@@ -53,6 +53,11 @@ class ChunkWriter:
     def size(self) -> int:
         return self._out.position
 
+    @property
+    def times(self) -> tuple[int, int]:
+        """(first, last) time of all rows; not of an empty file."""
+        return min(group[5] for group in self._groups), max(group[6] for group in self._groups)
+
     def _append(self, data: bytes) -> int:
         """Returns the offset."""
         offset = self._out.position
@@ -73,6 +78,18 @@ class ChunkWriter:
         high: Position,
     ) -> None:
         """Rows of a device, in the order of time; none, no group."""
+        for _ in self.write_pages(device, series, tables, low, high):
+            pass
+
+    def write_pages(
+        self,
+        device: str,
+        series: Sequence[tuple[str, DataType]],
+        tables: Iterable[Table],
+        low: Position,
+        high: Position,
+    ) -> Iterator[None]:
+        """As `write_rows`, resting after each page for as long as the caller likes."""
         page_rows = self._page_rows if len(series) <= WIDE_COLUMNS else min(self._page_rows, PAGE_ROWS)
         group: GroupWriter | None = None
         for table in pages_of(tables, page_rows, PAGE_BYTES_MAX):
@@ -82,6 +99,7 @@ class ChunkWriter:
             if group is None:
                 group = GroupWriter(self, device, series, (*low, *high), self._level, page_rows)
             group.append(table)
+            yield
         if group is not None:
             self._finish_group(group)
 

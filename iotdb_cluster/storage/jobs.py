@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from iotdb_cluster.errors import SystemFault
 from iotdb_cluster.limits import COMPACTED_PAGE_ROWS, INT64_MAX, INT64_MIN, PAGE_ROWS
@@ -22,6 +22,8 @@ from iotdb_cluster.storage.unit import Sealed, Unit, in_force
 from iotdb_cluster.world import FileSystem
 
 __all__ = ["CompactionJob", "FlushJob", "Surroundings"]
+
+T = TypeVar("T")
 
 
 class Surroundings(Protocol):
@@ -47,19 +49,23 @@ class _FileJob:
         self,
         level: int,
         page_rows: int,
-        fill: Callable[[ChunkWriter], None],
+        fill: Callable[[ChunkWriter], Iterator[None]],
         low: Position,
         high: Position,
         folded: Position,
-    ) -> tuple[int, FileInfo] | None:
-        """A synced chunk file, not in the manifest yet; None if `fill` wrote nothing."""
+    ) -> Generator[int, None, tuple[int, FileInfo] | None]:
+        """Gives a synced chunk file, not in the manifest yet; None if `fill` wrote nothing.
+
+        Rests with the bytes written so far, wherever `fill` rests; to close it then is to give the file up.
+        """
         unit, files = self._unit, self._store.files
         number = unit.next_number()
         name = chunk_name(number)
         path = f"{unit.directory}/{name}"
         writer = ChunkWriter(files, path, level, page_rows)
         try:
-            fill(writer)
+            for _ in fill(writer):
+                yield writer.size
             if writer.is_empty:
                 writer.abandon()
                 self._store.discard(path)
@@ -67,11 +73,11 @@ class _FileJob:
             size, crc = writer.finish()
             with disk_faults(unit.directory):
                 files.sync_directory(unit.directory)
-        except SystemFault:
+        except (SystemFault, GeneratorExit):
             writer.abandon()
             self._store.discard(path)
             raise
-        return number, FileInfo(name, path, size, crc, low, high, folded)
+        return number, FileInfo(name, path, size, crc, low, high, folded, *writer.times)
 
     def _publish(self, change: Callable[[ManifestState], ManifestState], removed: list[int], added: list[int]) -> bool:
         """Make a change of the manifest durable; False if the unit was dropped meanwhile."""
@@ -129,13 +135,15 @@ class FlushJob(_FileJob):
             make_directory(self._store.files, unit.directory)
         written = None
         if memtable.low is not None:
-            written = self._write(
-                self._store.options.flush_level,
-                PAGE_ROWS,
-                lambda writer: _write_memtable(writer, memtable),
-                memtable.low,
-                memtable.high,
-                (0, 0),
+            written = _at_once(
+                self._write(
+                    self._store.options.flush_level,
+                    PAGE_ROWS,
+                    lambda writer: _write_memtable(writer, memtable),
+                    memtable.low,
+                    memtable.high,
+                    (0, 0),
+                )
             )
 
         def change(state: ManifestState) -> ManifestState:
@@ -166,7 +174,17 @@ class FlushJob(_FileJob):
     give_up = finish  # after a failed `run`: the memtable stays, and the next seal gives a new job for it
 
 
-def _write_memtable(writer: ChunkWriter, memtable: Memtable) -> None:
+def _at_once(work: Generator[int, None, T]) -> T:
+    """What a job gives that is not interrupted."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+def _write_memtable(writer: ChunkWriter, memtable: Memtable) -> Iterator[None]:
     low, high = memtable.low, memtable.high
     if low is None:
         return
@@ -178,17 +196,21 @@ def _write_memtable(writer: ChunkWriter, memtable: Memtable) -> None:
                 table = table[live]
             if len(table):
                 writer.write_rows(device, group, [table], low, high)
+        yield
 
 
 class CompactionJob(_FileJob):
-    """Joins neighbouring files of a unit into one, and folds tombstones in."""
+    """Joins neighbouring files of a unit into one, and folds tombstones in; or drops files that have expired."""
 
-    def __init__(self, store: Surroundings, unit: Unit, inputs: Sequence[ChunkFile], reader: UnitReader) -> None:
+    def __init__(self, store: Surroundings, unit: Unit, inputs: Sequence[ChunkFile], reader: UnitReader | None) -> None:
+        """Without a reader nothing of the inputs is alive."""
         super().__init__(store, unit)
         self._inputs = inputs
         self._reader = reader
         self._new: ChunkFile | None = None
-        self._done = self._ended = self._stopped = False
+        self._work: Generator[int, None, None] | None = None
+        self._written = 0
+        self._done = self._ended = False
         unit.compacting = True
         unit.busy += 1
 
@@ -197,27 +219,52 @@ class CompactionJob(_FileJob):
         return self._unit.id
 
     @property
+    def files(self) -> int:
+        """How many become one."""
+        return len(self._inputs)
+
+    @property
     def bytes(self) -> int:
         """Bytes that the job reads."""
         return sum(file.info.bytes for file in self._inputs)
 
-    def run(self, pause: Callable[[int], bool] | None = None) -> None:
-        """Merge, encode, write, sync: on a worker thread. SystemFault where the disk fails.
+    @property
+    def written(self) -> int:
+        """Bytes that the job has written so far."""
+        return self._written
 
-        `pause` is called with the bytes written since its last call: it may wait, to bound the speed; True: give up.
+    def run(self) -> None:
+        """Merge, encode, write, sync: on a worker thread. SystemFault where the disk fails."""
+        while not self.step(1 << 62):
+            pass
+
+    def step(self, bytes_max: int) -> bool:
+        """A part of `run`, so many bytes of the new file (and a page): whether that was the last.
+
+        What lies between two steps bounds the job's speed; `finish` may come instead of the next one.
         """
+        if self._work is None:
+            self._work = self._steps()
+        upto = self._written + bytes_max
+        for size in self._work:
+            self._written = size
+            if size >= upto:
+                return False
+        return True
+
+    def _steps(self) -> Generator[int, None, None]:
         infos = [file.info for file in self._inputs]
-        stones = [stone.position for stone in self._reader.snapshot.tombstones]
-        written = self._write(
-            self._store.options.compaction_level,
-            COMPACTED_PAGE_ROWS,
-            lambda writer: self._merge(writer, pause),
-            min(info.low for info in infos),
-            max(info.high for info in infos),
-            max([*stones, *(info.folded for info in infos)]),
-        )
-        if self._stopped:
-            return
+        written = None
+        if self._reader is not None:
+            stones = [stone.position for stone in self._reader.snapshot.tombstones]
+            written = yield from self._write(
+                self._store.options.compaction_level,
+                COMPACTED_PAGE_ROWS,
+                self._merge,
+                min(info.low for info in infos),
+                max(info.high for info in infos),
+                max([*stones, *(info.folded for info in infos)]),
+            )
         removed = [number for number, info in self._unit.state.files.items() if info in infos]
 
         def change(state: ManifestState) -> ManifestState:
@@ -227,22 +274,20 @@ class CompactionJob(_FileJob):
         if self._publish(change, removed, [written[0]] if written is not None else []):
             if written is not None:
                 self._new = ChunkFile(self._store.files, written[1], self._store.cache)
+                self._written = written[1].bytes
             self._done = True
 
-    def _merge(self, writer: ChunkWriter, pause: Callable[[int], bool] | None) -> None:
+    def _merge(self, writer: ChunkWriter) -> Iterator[None]:
+        reader = self._reader
+        if reader is None:
+            return
         devices = sorted({device for file in self._inputs for device in file.devices()})
         infos = [file.info for file in self._inputs]
         low, high = min(info.low for info in infos), max(info.high for info in infos)
-        told = 0
         for device in devices:
             for group in self._groups(device):
-                rows = self._reader.rows(device, group, INT64_MIN, INT64_MAX)
-                writer.write_rows(device, group, rows, low, high)
-                if pause is not None:
-                    if pause(writer.size - told):
-                        self._stopped = True
-                        return
-                    told = writer.size
+                rows = reader.rows(device, group, INT64_MIN, INT64_MAX)
+                yield from writer.write_pages(device, group, rows, low, high)
 
     def _groups(self, device: str) -> Iterator[list[SeriesKey]]:
         """The series of a device in groups that are to share a time column."""
@@ -254,14 +299,20 @@ class CompactionJob(_FileJob):
         return shared_groups(found)
 
     def finish(self) -> None:
-        """Put the new file in the place of the old ones: on the loop, after `run` returned or raised; exactly once."""
+        """Put the new file in the place of the old ones, or give up what is not done.
+
+        On the loop, when no `run` or `step` is under way; exactly once.
+        """
         if self._ended:
             return
         self._ended = True
+        if self._work is not None:
+            self._work.close()
         self._unit.compacting = False
         if self._done and not self._unit.dropped:
             self._store.compaction_finished(self._unit, self._inputs, self._new)
-        self._reader.close()
+        if self._reader is not None:
+            self._reader.close()
         self._unit.busy -= 1
 
     give_up = finish

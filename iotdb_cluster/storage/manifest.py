@@ -28,7 +28,7 @@ from iotdb_cluster.world import File, FileSystem
 
 __all__ = ["Manifest", "ManifestState", "manifest_bytes"]
 
-VERSION = 1
+VERSION = 2  # 2: files have their first and last time
 MAGIC = b"ITSMANIF"
 HEADER = struct.Struct("<8sHxx")
 RECORD = struct.Struct("<III")
@@ -78,14 +78,15 @@ class ManifestState:
 
 
 def _file_to_json(number: int, info: FileInfo) -> list[Any]:
-    return [number, info.bytes, info.crc32c, *info.low, *info.high, *info.folded]
+    times = (info.first_time, info.last_time)
+    return [number, info.bytes, info.crc32c, *info.low, *info.high, *info.folded, *times]
 
 
 def _file_from_json(entry: list[int], directory: str) -> tuple[int, FileInfo]:
-    number, size, crc, *positions = entry
+    number, size, crc, *pairs = entry
     name = chunk_name(number)
-    low, high, folded = (tuple(positions[at : at + 2]) for at in (0, 2, 4))
-    return number, FileInfo(name, f"{directory}/{name}", size, crc, low, high, folded)  # type: ignore[arg-type]
+    low, high, folded, (first, last) = ((pairs[at], pairs[at + 1]) for at in (0, 2, 4, 6))
+    return number, FileInfo(name, f"{directory}/{name}", size, crc, low, high, folded, first, last)
 
 
 def _frame(record: dict[str, Any]) -> bytes:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import posixpath
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from iotdb_cluster.columns import Block
 from iotdb_cluster.errors import CorruptData, SystemFault, check
-from iotdb_cluster.limits import INT64_MIN, MIB
+from iotdb_cluster.limits import INT64_MIN
 from iotdb_cluster.storage.chunk_reader import Cache, ChunkFile
+from iotdb_cluster.storage.compaction import choose, expiry_pays, hidden_upto
 from iotdb_cluster.storage.durable import disk_faults, make_directory
 from iotdb_cluster.storage.filenames import MANIFEST, parse_chunk_name, parse_unit_name, unit_name
 from iotdb_cluster.storage.jobs import CompactionJob, FlushJob
@@ -18,14 +19,11 @@ from iotdb_cluster.storage.manifest import Manifest, ManifestState, manifest_byt
 from iotdb_cluster.storage.memtable import Memtable
 from iotdb_cluster.storage.reader import Snapshot, UnitReader
 from iotdb_cluster.storage.tombstones import Tombstone
-from iotdb_cluster.storage.types import FileInfo, Position, StoreOptions, UnitId
-from iotdb_cluster.storage.unit import Sealed, Unit, in_force, settled_at
+from iotdb_cluster.storage.types import FileInfo, MergeRequest, Position, StoreOptions, UnitId
+from iotdb_cluster.storage.unit import Sealed, Unit, in_force
 from iotdb_cluster.world import FileSystem
 
 __all__ = ["PinnedUnit", "Store"]
-
-TIER_BYTES = 1 * MIB  # files below it are of like size ...
-TIER_FACTOR = 4  # ... as are those within one such step above
 
 
 class PinnedUnit(NamedTuple):
@@ -57,6 +55,7 @@ class Store:
         self._garbage_paths: list[str] = []
         self._garbage_files: list[ChunkFile] = []
         self._garbage_units: list[Unit] = []
+        self._turns: dict[int, UnitId] = {}  # by storage group, in the order of service: the unit compacted last
         self._retired: set[int] = set()  # id() of flushed memtables that readers still pin
 
     @classmethod
@@ -201,8 +200,13 @@ class Store:
 
     def expire(self, unit: UnitId, epoch: int, index: int, before: int) -> None:
         """Hide all points with time < before that were written before."""
-        if before > INT64_MIN:
+        found = self._unit(unit)
+        if any(file.info.first_time < before for file in found.files) or any(
+            not memtable.is_empty for memtable in found.memtables()
+        ):
             self._add_tombstone(unit, epoch, index, None, INT64_MIN, before - 1)
+        else:  # nothing to hide: a unit that is in files entirely needs no flush for it
+            self._accept(unit, epoch, index)
 
     def _add_tombstone(self, unit: UnitId, epoch: int, index: int, pattern: str | None, low: int, high: int) -> None:
         found = self._accept(unit, epoch, index)
@@ -228,6 +232,10 @@ class Store:
     def memory_bytes(self) -> int:
         """Bytes of all memtables, sealed ones and those that only readers still pin included."""
         return self._bytes
+
+    def sealed(self) -> int:
+        """How many frozen memtables are on their way to a file, or wait for it."""
+        return sum(len(unit.sealed) for unit in self._units.values())
 
     def unit_memory(self, unit: UnitId) -> int:
         return sum(memtable.bytes for memtable in self._unit(unit).memtables())
@@ -296,7 +304,7 @@ class Store:
                 file.pins += 1
             for memtable in filled:
                 memtable.pins += 1
-        return UnitReader(snapshot, lambda reader: self._unpin(unit, reader.snapshot), self._note_damage)
+        return UnitReader(snapshot, lambda reader: self._unpin(unit, reader.snapshot), self.note_damage)
 
     def _unpin(self, unit: Unit, snapshot: Snapshot) -> None:
         with self._lock:
@@ -314,7 +322,8 @@ class Store:
         if not file.pins:
             self._garbage_files.append(file)
 
-    def _note_damage(self, unit: UnitId, reason: str) -> None:
+    def note_damage(self, unit: UnitId, reason: str) -> None:
+        """The unit's files cannot be read: it is listed in `corrupt` from now on. From any thread."""
         self.corrupt.setdefault(unit, reason)
 
     def digest(self, unit: UnitId) -> int:
@@ -351,39 +360,56 @@ class Store:
 
     # --- compaction ---------------------------------------------------------------------------------------------------
 
-    def pick(self) -> CompactionJob | None:
-        """The next files worth rewriting, if any; call `run` on a worker, then `finish` on the loop."""
-        for identity in self.units():
+    def pick(self, now_ms: float = 0.0) -> CompactionJob | None:
+        """The next files worth rewriting, if any; call `run` (or `step`s) on a worker, then `finish` on the loop.
+
+        `now_ms` is the time of any clock that does not go back. Storage groups take turns, and so do a group's units.
+        """
+        for identity in self._in_turn():
             unit = self._units[identity]
             if identity in self.corrupt or unit.compacting:
                 continue
-            chosen = self._choose(unit)
-            if chosen:
-                return CompactionJob(self, unit, chosen, self._reader(unit, chosen, ()))
+            chosen = choose(unit, self.options, now_ms)
+            if chosen is not None:
+                self._turns.pop(identity.storage_group_id, None)
+                self._turns[identity.storage_group_id] = identity
+                reader = None if chosen.expired else self._reader(unit, chosen.files, ())
+                return CompactionJob(self, unit, chosen.files, reader)
         return None
 
-    def _choose(self, unit: Unit) -> list[ChunkFile]:
-        """Neighbours (in the order of writes: only they may be joined) of like size, or one with tombstones."""
-        options, run = self.options, list[ChunkFile]()
-        best: list[ChunkFile] = []
-        total, tier = 0, -1
-        for file in unit.files:
-            mine = _tier(file.info.bytes)
-            if run and (mine > tier or total + file.info.bytes > options.compaction_bytes_max):
-                run, total = [], 0
-            if not run:
-                tier = mine
-            run.append(file)
-            total += file.info.bytes
-            if len(run) >= options.compaction_files_min and len(run) > len(best):
-                best = list(run)
-        if best:
-            return best
-        durable = [stone for stone in unit.tombstones if stone.position <= unit.flushed]
-        if len(durable) > options.tombstones_max:
-            oldest = min(unit.files, key=lambda file: settled_at(file.info), default=None)
-            return [oldest] if oldest is not None else []
-        return []
+    def _in_turn(self) -> list[UnitId]:
+        """The units, those first whose storage group was served least lately, then those behind the last one served."""
+        present = {unit.storage_group_id for unit in self._units}
+        self._turns = {group: unit for group, unit in self._turns.items() if group in present}
+        order = {group: place for place, group in enumerate(self._turns, 1)}
+
+        def turn(unit: UnitId) -> tuple[int, int, bool, int]:
+            last = self._turns.get(unit.storage_group_id)
+            served = last is not None and unit <= last
+            return order.get(unit.storage_group_id, 0), unit.storage_group_id, served, unit.partition
+
+        return sorted(self._units, key=turn)
+
+    def request_merge(self, request: MergeRequest, storage_groups: Collection[int] | None = None) -> None:
+        """MERGE or FULL MERGE of all units (of some storage groups): `pick` gives what it takes."""
+        for identity, unit in self._units.items():
+            if storage_groups is None or identity.storage_group_id in storage_groups:
+                unit.merge = max(unit.merge, request)
+
+    def merges_asked(self) -> list[UnitId]:
+        """Units whose MERGE is not fulfilled yet, sorted."""
+        return [unit for unit in self.units() if self._units[unit].merge and unit not in self.corrupt]
+
+    def expiry_pays(self, unit: UnitId, before: int) -> bool:
+        """Whether an `expire` would free space: files of which half has expired, and is not hidden yet."""
+        found = self._unit(unit)
+        for file in found.files:
+            upto = hidden_upto(file.info, found.tombstones)
+            if expiry_pays(file.info, before - 1) and not expiry_pays(file.info, upto):
+                return True
+            if upto is not None and before > file.info.last_time > upto:
+                return True
+        return False
 
     def compaction_finished(self, unit: Unit, old: Sequence[ChunkFile], new: ChunkFile | None) -> None:
         """For `CompactionJob`."""
@@ -427,10 +453,3 @@ class Store:
                 if self.files.exists(unit.directory):
                     self.files.remove_tree(unit.directory)
         return len(paths) + len(ready)
-
-
-def _tier(size: int) -> int:
-    tier, bound = 0, TIER_BYTES
-    while size > bound:
-        tier, bound = tier + 1, bound * TIER_FACTOR
-    return tier

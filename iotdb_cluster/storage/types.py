@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -12,7 +13,17 @@ import numpy.typing as npt
 from iotdb_cluster.columns import DataType, Int64Array, RowBatch, Values
 from iotdb_cluster.limits import MEMTABLE_FLUSH_BYTES, MIB, SCAN_BATCH_ROWS
 
-__all__ = ["FileInfo", "Order", "Point", "Position", "ReadInterface", "Statistics", "StoreOptions", "UnitId"]
+__all__ = [
+    "FileInfo",
+    "MergeRequest",
+    "Order",
+    "Point",
+    "Position",
+    "ReadInterface",
+    "Statistics",
+    "StoreOptions",
+    "UnitId",
+]
 
 Position: TypeAlias = tuple[int, int]  # (slot epoch, log index)
 Point: TypeAlias = tuple[int, Any]  # (time, value): bool, int, float (float32 widened), or bytes for TEXT
@@ -47,8 +58,19 @@ class StoreOptions:
     cache_bytes_max: int = 32 * MIB  # parsed indexes of chunk files
 
 
+class MergeRequest(IntEnum):
+    """What a user asked of a unit: MERGE joins files that overlap, FULL MERGE makes one file of all."""
+
+    NONE = 0
+    OVERLAPPING = 1
+    FULL = 2
+
+
 class FileInfo(NamedTuple):
-    """One immutable file of a unit. `low` and `high` are the positions of its first and last write."""
+    """One immutable file of a unit. `low` and `high` are the positions of its first and last write.
+
+    Its rows lie in first_time <= time <= last_time. Tombstones up to `folded` have been applied to it.
+    """
 
     name: str
     path: str
@@ -57,6 +79,8 @@ class FileInfo(NamedTuple):
     low: Position
     high: Position
     folded: Position
+    first_time: int
+    last_time: int
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from iotdb_cluster.storage.chunk_reader import ChunkFile
 from iotdb_cluster.storage.manifest import Manifest, ManifestState
 from iotdb_cluster.storage.memtable import Memtable
 from iotdb_cluster.storage.tombstones import Tombstone
-from iotdb_cluster.storage.types import FileInfo, Position, UnitId
+from iotdb_cluster.storage.types import FileInfo, MergeRequest, Position, UnitId
 
 __all__ = ["Sealed", "Unit", "in_force", "settled_at"]
 
@@ -22,9 +22,24 @@ def settled_at(info: FileInfo) -> Position:
 
 
 def in_force(stones: Iterable[Tombstone], infos: Iterable[FileInfo]) -> list[Tombstone]:
-    """The tombstones that still hide something of any of the files."""
+    """The tombstones, in the order of their positions, that still hide something of any of the files.
+
+    Of expiries the last one alone where it reaches furthest: it hides what those before it hide.
+    """
     oldest = min(map(settled_at, infos), default=None)
-    return [] if oldest is None else [stone for stone in stones if stone.position > oldest]
+    kept: list[Tombstone] = []
+    if oldest is None:
+        return kept
+    expired: int | None = None
+    for stone in reversed(list(stones)):
+        if stone.position <= oldest:
+            break
+        if stone.pattern is None:
+            if expired is not None and stone.high <= expired:
+                continue
+            expired = stone.high
+        kept.append(stone)
+    return kept[::-1]
 
 
 class Sealed:
@@ -53,6 +68,9 @@ class Unit:
         self.flushing = threading.Lock()
         self.dropped = False  # changed under lock
         self.compacting = False
+        self.merge = MergeRequest.NONE  # what a user asked for
+        self.rests_at: tuple[Position, int] | None = None  # compaction: this state of the unit ...
+        self.rests_since_ms: float | None = None  # ... stands since then
         self.busy = 0  # jobs that may touch the directory
         self.readers = 0
         self.opened = state.opened
@@ -75,7 +93,8 @@ class Unit:
 
     def forget_tombstones(self) -> None:
         """Drop those that hide nothing any more."""
-        for_files = {id(stone) for stone in in_force(self.tombstones, (file.info for file in self.files))}
+        durable = [stone for stone in self.tombstones if stone.position <= self.flushed]
+        for_files = {id(stone) for stone in in_force(durable, (file.info for file in self.files))}
         oldest = min((memtable.low for memtable in self.memtables() if memtable.low is not None), default=None)
         self.tombstones = [
             stone

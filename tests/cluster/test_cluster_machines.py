@@ -28,7 +28,7 @@ from iotdb_cluster.data import Header, OpenUnit, encode, encode_insert
 from iotdb_cluster.errors import CallerError, InvariantViolation, Moved, Status
 from iotdb_cluster.limits import MIB
 from iotdb_cluster.meta import commands
-from iotdb_cluster.packing import unpack
+from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.raft import ConfState, Entries, Snapshot
 from iotdb_cluster.requests import NO_REQUEST, RequestId
 from iotdb_cluster.simulation import SimulatedDisk
@@ -320,6 +320,9 @@ def test_a_crowded_log_forgets_what_a_member_that_is_away_lacks() -> None:
     run_virtual(main)
 
 
+FLUSH_ALL = memoryview(pack({"storage_groups": None}))
+
+
 def test_a_flush_whose_caller_goes_is_carried_out_whole() -> None:
     async def main() -> None:
         jobs = [FakeJob() for _ in range(5)]
@@ -335,14 +338,14 @@ def test_a_flush_whose_caller_goes_is_carried_out_whole() -> None:
         )
         keeper, _ = housekeeping({7: SimpleNamespace(data=data, members=None, replaced=[])}, {})
         running = asyncio.create_task(keeper.run())
-        flush = asyncio.create_task(keeper._flush_call(memoryview(b""), Deadline(world_of(1), 10_000)))
+        flush = asyncio.create_task(keeper._flush_call(FLUSH_ALL, Deadline(world_of(1), 10_000)))
         await asyncio.sleep(0.001)
         flush.cancel()
         await asyncio.gather(flush, return_exceptions=True)
         await asyncio.sleep(1)
         assert all(job.ran and job.finished for job in jobs)
         assert published == [1]
-        await keeper._flush_call(memoryview(b""), Deadline(world_of(1), 10_000))
+        await keeper._flush_call(FLUSH_ALL, Deadline(world_of(1), 10_000))
         assert published == [1, 1]
         running.cancel()
 

@@ -232,6 +232,9 @@ class Naive:
     def on_FlushTasks(self, request: ask.FlushTasks) -> Any:
         return ask.FlushTasksInfo(0, 0, 0)
 
+    def on_MergeTasks(self, request: ask.MergeTasks) -> Any:
+        return []
+
     def on_ListQueries(self, request: ask.ListQueries) -> Any:
         return []
 

@@ -217,7 +217,7 @@ def test_a_missing_cut_or_strange_file_is_noticed(tools: Any) -> None:
         elif harm == "version":
             disk.open(path).write(8, b"\x63")
         else:
-            disk.open(f"{directory}/manifest").write(8, b"\x02")
+            disk.open(f"{directory}/manifest").write(8, b"\x63")
         store = Store.open(disk, "/s")
         with pytest.raises(CorruptData):
             store.digest(U)
