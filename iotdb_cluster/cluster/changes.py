@@ -173,7 +173,7 @@ class Changes:
         if low > high:
             return
         await self._meta.barrier(deadline)
-        pattern = PathPattern.parse(path)
+        pattern = PathPattern.parse(path, prefix_stars=False)  # here 0.12 knows a bare * alone
         first, last = INT64_MIN, INT64_MAX
         if low > INT64_MIN:
             first = low // self._interval

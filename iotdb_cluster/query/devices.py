@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,7 @@ from iotdb_cluster.limits import QUERY_SERIES_MAX
 from iotdb_cluster.query import partials
 from iotdb_cluster.query.aggregation import Output, aggregate
 from iotdb_cluster.query.errors import refuse
-from iotdb_cluster.query.filters import Filter, compile_condition, is_time_only
+from iotdb_cluster.query.filters import Filter, bounds, compile_condition, is_time_only
 from iotdb_cluster.query.operators import Limit, Operator, Pick, WithoutNull
 from iotdb_cluster.query.plan import Plan, QueryContext, header_of, in_memory
 from iotdb_cluster.query.requests import MatchSeries, Needs, SeriesInfo, Steps
@@ -105,8 +105,8 @@ def prepare_devices(select: Select, context: QueryContext) -> Steps[Plan]:
         fill_time(select.where)
     filters = {device: conditions[device][0] for device in wanted}
     source: Operator
-    if plain and is_time_only(filters[wanted[0]]):
-        source = _DeviceAggregates(chosen, wanted, filters[wanted[0]])
+    if plain and all(map(is_time_only, filters.values())):
+        source = _DeviceAggregates(chosen, wanted, filters)
     else:
         source = _DeviceRows(chosen, wanted, lambda device: _inner(select, context, chosen, device, filters[device]))
     if select.without_null is not None:
@@ -135,7 +135,7 @@ def _columns_of(item: SelectItem, devices: _Devices) -> list[_Column]:
             raise refuse(f"alias '{item.alias}' can only be matched with one time series")
         for shown, one in matching:
             function = form.function if isinstance(form, Aggregate) else None
-            kind = aggregate_type(form, one) if isinstance(form, Aggregate) else one.type
+            kind = aggregate_type(form.function, one) if isinstance(form, Aggregate) else one.type
             name = f"{form.text}({shown})" if isinstance(form, Aggregate) else shown
             column = found.setdefault(name, _Column(item.alias or name, kind, function))
             if column.type is not kind:
@@ -257,26 +257,34 @@ class _DeviceRows(Operator):
 
 
 class _DeviceAggregates(Operator):
-    """One row a device of aggregations without a condition on values: many devices are asked for at once."""
+    """One row a device of aggregations without a condition on values: many devices are asked for at once.
 
-    def __init__(self, columns: Sequence[_Column], devices: Sequence[str], node: Filter | None) -> None:
+    Those that are have conditions that hold at the same times: of some devices they may hold nowhere.
+    """
+
+    def __init__(
+        self, columns: Sequence[_Column], devices: Sequence[str], filters: Mapping[str, Filter | None]
+    ) -> None:
         self.types = (DataType.TEXT, *(column.kind for column in columns))
-        self._columns, self._devices, self._node = tuple(columns), list(devices), node
+        self._columns, self._devices, self._filters = tuple(columns), list(devices), filters
         self._at = 0
 
     def pull(self) -> Steps[RowBatch | None]:
         needs: dict[SeriesInfo, Needs] = {}
         begin = self._at
+        if begin == len(self._devices):
+            return None
+        node = self._filters[self._devices[begin]]
         while self._at < len(self._devices) and len(needs) < QUERY_SERIES_MAX:
+            if bounds(self._filters[self._devices[self._at]]) != bounds(node):
+                break
             for column in self._columns:
                 one = column.series.get(self._devices[self._at])
                 if one is not None:
                     needs[one] = needs.get(one, Needs.COUNT) | partials.needs_of(column.function or "")
             self._at += 1
-        if begin == self._at:
-            return None
         starts, ends, _ = WholeWindow().slice(0, 1)
-        states = yield from aggregate(list(needs), list(needs.values()), starts, ends, self._node, [])
+        states = yield from aggregate(list(needs), list(needs.values()), starts, ends, node, [])
         known = dict(zip(needs, states, strict=True))
         devices = self._devices[begin : self._at]
         columns = [Column.of(DataType.TEXT, devices)]

@@ -226,6 +226,8 @@ def compile_condition(condition: Condition, resolve: Resolve, negated: bool = Fa
 
 def _spread(path: str, resolve: Resolve, negated: bool, make: Callable[[SeriesInfo], Test]) -> Filter:
     tests = tuple(make(series) for series in resolve(path))
+    if not tests:  # a path of which this device has no series: the condition holds nowhere, its opposite neither
+        return TimeIn(())
     if len(tests) == 1:
         return tests[0]
     return AnyOf(tests) if negated else AllOf(tests)

@@ -68,10 +68,13 @@ def header_of(
     mapped: bool = False,
     non_align: bool = False,
 ) -> Header:
-    """`mapped`: with the map of names."""
+    """`mapped`: with the map of names. Columns of one name show one physical column, the first, and have its type."""
+    kinds: dict[str, DataType] = {}
+    for name, kind in columns:
+        kinds.setdefault(name, kind)
     names = tuple(name for name, _ in columns)
-    index = {name: place for place, name in enumerate(dict.fromkeys(names))} if mapped else None
-    return Header(names, tuple(kind for _, kind in columns), ignore_time, operation, index, non_align)
+    index = {name: place for place, name in enumerate(kinds)} if mapped else None
+    return Header(names, tuple(kinds[name] for name in names), ignore_time, operation, index, non_align)
 
 
 class Plan:

@@ -108,12 +108,12 @@ def fill_time(where: Condition | None) -> int:
     return int(where.literal.text) if where.literal.time is None else where.literal.time
 
 
-def aggregate_type(form: Aggregate, series: SeriesInfo) -> DataType:
+def aggregate_type(function: str, series: SeriesInfo) -> DataType:
     """The result type. Raises CallerError where the function does not take the series' type."""
-    numbers = series.type.is_numeric or (series.type is DataType.BOOLEAN and form.function == "sum")
-    if form.function in NUMERIC and not numbers:
-        raise refuse(f"Unsupported data type in aggregation {form.function.upper()} : {series.type.name}")
-    return RESULT_TYPES[form.function] or series.type
+    numbers = series.type.is_numeric or (series.type is DataType.BOOLEAN and function == "sum")
+    if function in NUMERIC and not numbers:
+        raise refuse(f"Unsupported data type in aggregation {function.upper()} : {series.type.name}")
+    return RESULT_TYPES[function] or series.type
 
 
 # --- paths ------------------------------------------------------------------------------------------------------------
@@ -205,8 +205,6 @@ def _expand(select: Select, known: _Known) -> list[Matched]:
                 shown = shown_path(series, pattern)
                 name = f"{form.text}({shown})" if isinstance(form, Aggregate) else shown
                 out.append(Matched(item.alias or name, series, function, form.path))
-                if isinstance(form, Aggregate):
-                    aggregate_type(form, series)
         if item.alias is not None and len(out) > begin + 1 and not select.levels:
             raise refuse(f"alias '{item.alias}' can only be matched with one time series")
     return out
@@ -349,7 +347,8 @@ def _aggregation_plan(select: Select, context: QueryContext, known: _Known) -> P
 
 
 def _output(function: str, series: tuple[SeriesInfo, ...], equal_weight: bool = False) -> Output:
-    return Output(function, series, RESULT_TYPES[function] or series[0].type, equal_weight)
+    kinds = [aggregate_type(function, one) for one in series]
+    return Output(function, series, kinds[0], equal_weight)
 
 
 def _level_path(path: str, levels: Sequence[int], star: bool) -> str:
@@ -401,7 +400,7 @@ def _last_plan(select: Select, known: _Known) -> Plan:
 
 def _udtf_plan(select: Select, context: QueryContext, known: _Known) -> Plan:
     """Raw columns and functions of one row over common rows, the others over scans of their own, joined by time."""
-    found: list[tuple[str, SeriesInfo, Call | None]] = []
+    found: list[tuple[str, SeriesInfo, Udtf | None]] = []
     for item in select.items:
         form = item.form
         if isinstance(form, RawItem):
@@ -412,8 +411,11 @@ def _udtf_plan(select: Select, context: QueryContext, known: _Known) -> Plan:
             for pattern in _patterns(form.paths[0], select.from_):
                 for one in known[pattern]:
                     name = column_name(form.name, [shown_path(one, pattern)], form.attributes)
-                    found.append((item.alias or name, one, bind(form.name, one, form.attributes)))
-    columns = slice_columns(select, found)
+                    found.append((item.alias or name, one, form))
+    columns = [
+        (name, one, None if form is None else bind(form.name, one, form.attributes))
+        for name, one, form in slice_columns(select, found)
+    ]
     header = header_of(
         [(name, call.type if call else one.type) for name, one, call in columns],
         select.operation,

@@ -185,8 +185,15 @@ def _show_devices(statement: ShowDevices) -> Steps[Plan]:
 
 
 def _count_devices(statement: CountDevices) -> Steps[Plan]:
+    if _has_prefix_star(statement.path):
+        return _table(statement, [("devices", INT32)], [[0]])
     found = yield MatchDevices(statement.path)
     return _table(statement, [("devices", INT32)], [[len(found)]])
+
+
+def _has_prefix_star(path: str) -> bool:
+    """Whether a node is of the form `d*`, which is no wildcard to the statements that count."""
+    return any(len(node) > 1 and node.endswith("*") for node in split_path(path))
 
 
 def _show_storage_groups(statement: ShowStorageGroups) -> Steps[Plan]:

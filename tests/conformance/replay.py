@@ -14,8 +14,9 @@ import json
 import math
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -226,11 +227,18 @@ def same_cell(kind: str, want: str, got: str) -> bool:
     return False
 
 
-def replay(host: str, port: int, path: Path) -> tuple[int, list[str]]:
-    """(how many statements were answered right, a text for each other one)."""
+def replay(
+    host: str, port: int, path: Path, before: Callable[[int], None] | None = None, most: int | None = None
+) -> tuple[int, list[str]]:
+    """(how many statements were answered right, a text for each other one).
+
+    `before` is called before each statement with its number, from 0; `most`: only so many of the first statements.
+    """
     peer = Peer(host, port, {})
     right, wrong = 0, []
-    for case in cases(path):
+    for number, case in enumerate(islice(cases(path), most)):
+        if before is not None:
+            before(number)
         if case.session is not None:
             peer.close()
             peer = Peer(host, port, case.session)
