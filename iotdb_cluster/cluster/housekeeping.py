@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 FLUSH_CALL = "flush"
 ROUND_MS = 200
 BUDGET_SHARE = 0.4  # of the memtable budget: beyond it the largest group is flushed
+CURSOR_SHARE = 0.9  # of the budget: beyond it cursors end, ...
+PINNED_SHARE = 0.1  # ... where they pin more than this of it
 KEPT_ENTRIES = 100  # entries that stay behind a checkpoint, so that a member that lags a little needs no more
 PINNED_PAUSE_MS = 5_000  # between two checkpoints that are made for the log's sake
 COMPACT_STEP = 100  # entries that must be gained before the log hears of it
@@ -127,6 +129,7 @@ class Housekeeping:
 
     async def _round(self) -> None:
         self._cursors.expire()
+        self._free_pinned()
         crowd = [pin.replica for pin in self._log.pins() if pin.bytes_behind > self._settings.log_bytes_max]
         self._crowding = set(crowd)
         await self._keep_meta()
@@ -137,6 +140,14 @@ class Housekeeping:
         for group in list(self._driver.groups.values()):
             if group.id:
                 self._compact(group)
+
+    def _free_pinned(self) -> None:
+        """Over the budget the oldest cursor ends, where it is cursors that keep the memory: one a round."""
+        pinned = sum(machine.data.store.pinned_bytes() for machine in self._machines.values())
+        budget = self._settings.memtable_bytes_max
+        if pinned > PINNED_SHARE * budget and self.memory_bytes() > CURSOR_SHARE * budget:
+            logger.warning("cursors pin %d bytes of memtables that are flushed: the oldest one ends", pinned)
+            self._cursors.end_oldest("the memory that it kept was needed for writes")
 
     def _care_of(self, number: int) -> _Care:
         care = self._care.get(number)

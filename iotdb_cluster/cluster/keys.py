@@ -151,8 +151,8 @@ _ENGINE: list[Key] = [
     _e("partition_interval", "604800", "partition_interval_ms", "seconds", "seconds of a time partition; fixed at the "
        "first start", common=True),
     _e("memtable_size_threshold", "67108864", "memtable_flush_bytes", "positive", "a unit's memtable is flushed at"),
-    _e("memtable_memory_mb", "512", "memtable_bytes_max", "megabytes", "all memtables of the node; beyond it writes "
-       "wait, then get 413"),
+    _e("memtable_memory_mb", "", "memtable_bytes_max", "megabytes", "all memtables of the node, with what cursors pin; "
+       "beyond it writes wait, then get 413; a quarter of the memory that the process may use"),
     _e("unseq_memtable_flush_interval_in_ms", "3600000", "memtable_flush_age_ms", "positive", "age of a memtable that "
        "is flushed"),
     _e("merge_write_throughput_mb_per_sec", "16", "compaction_bytes_per_s", "megabytes", "what compaction may write"),

@@ -50,6 +50,7 @@ class PointServing:
         self._machines = machines
         self._cursors: OrderedDict[int, _Cursor] = OrderedDict()
         self._next = 1
+        self._ended: OrderedDict[int, str] = OrderedDict()  # why the last cursors that did not end by themselves did
 
     def register(self, calls: Calls) -> None:
         calls.handlers.update(
@@ -134,10 +135,8 @@ class PointServing:
         number = int(head["cursor"])
         cursor = self._cursors.get(number)
         if cursor is None or cursor.busy:
-            raise CallerError(
-                Status.QUERY_ID_NOT_EXIST,
-                "the query's cursor has ended (it was idle too long, or its node restarted): run the query again",
-            )
+            why = self._ended.get(number, "it was idle too long, or its node restarted")
+            raise CallerError(Status.QUERY_ID_NOT_EXIST, f"the query's cursor has ended ({why}): run the query again")
         cursor.busy = True
 
         def rested() -> None:
@@ -168,6 +167,15 @@ class PointServing:
         cursor = self._cursors.pop(number, None)
         if cursor is not None and not cursor.busy:  # else its worker's end does the rest
             cursor.pins.close()
+
+    def end_oldest(self, why: str) -> None:
+        """End the cursor that was opened first; who pulls from it hears why."""
+        number = min(self._cursors, default=0)
+        if number:
+            self._end(number)
+            self._ended[number] = why
+            while len(self._ended) > CURSORS_MAX:
+                self._ended.popitem(last=False)
 
     def expire(self) -> None:
         """End cursors that are idle for too long, and the oldest where there are too many."""

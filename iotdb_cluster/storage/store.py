@@ -50,6 +50,7 @@ class Store:
         self.corrupt: dict[UnitId, str] = {}
         self._units: dict[UnitId, Unit] = {}
         self._bytes = 0
+        self._pinned = 0
         self._next_directory: dict[UnitId, int] = {}
         self._lock = threading.Lock()  # pins, garbage
         self._garbage_paths: list[str] = []
@@ -233,6 +234,10 @@ class Store:
         """Bytes of all memtables, sealed ones and those that only readers still pin included."""
         return self._bytes
 
+    def pinned_bytes(self) -> int:
+        """Bytes of memtables that are flushed, and that readers alone keep."""
+        return self._pinned
+
     def sealed(self) -> int:
         """How many frozen memtables are on their way to a file, or wait for it."""
         return sum(len(unit.sealed) for unit in self._units.values())
@@ -283,6 +288,7 @@ class Store:
         with self._lock:
             if memtable.pins:
                 self._retired.add(id(memtable))
+                self._pinned += memtable.bytes
             else:
                 self._bytes -= memtable.bytes
 
@@ -315,6 +321,7 @@ class Store:
                 memtable.pins -= 1
                 if not memtable.pins and id(memtable) in self._retired:
                     self._retired.remove(id(memtable))
+                    self._pinned -= memtable.bytes
                     self._bytes -= memtable.bytes
 
     def _unpin_file(self, file: ChunkFile) -> None:

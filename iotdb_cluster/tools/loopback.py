@@ -27,6 +27,7 @@ from iotdb_cluster.cluster.keys import CLUSTER_FILE
 from iotdb_cluster.tools.admin_client import AdminUnreachable, ask
 from iotdb_cluster.tools.exits import BAD_ARGUMENTS, DATA_UNUSABLE, DONE, UNREACHABLE
 from iotdb_cluster.tools.homes import is_alive, running_node
+from iotdb_cluster.tools.memory import default_memtable_mb
 
 __all__ = ["Loopback", "main"]
 
@@ -240,6 +241,7 @@ class Loopback:
             "web_port": member.web_port,
             "seed_nodes": seeds,
             "default_replica_num": self.replication,
+            "memtable_memory_mb": default_memtable_mb(len(self.members)),
             **self.keys,
         }
         file = conf / CLUSTER_FILE

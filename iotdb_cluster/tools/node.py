@@ -20,6 +20,7 @@ from iotdb_cluster.cluster.startup import OtherSettings, Refused
 from iotdb_cluster.errors import CorruptData, SystemFault
 from iotdb_cluster.tools.exits import BAD_ARGUMENTS, DATA_UNUSABLE, DONE, REFUSED, UNREACHABLE
 from iotdb_cluster.tools.homes import PID_FILE, home_of, running_node, take_pid_file
+from iotdb_cluster.tools.memory import default_memtable_mb
 from iotdb_cluster.tools.web import start_web
 from iotdb_cluster.world import real_world
 
@@ -97,7 +98,8 @@ def read_settings(arguments: Arguments) -> Loaded:
     ]
     if arguments.conf is not None and not files:
         raise BadConfiguration(f"{conf} holds neither {FILES[0]} nor {FILES[1]}")
-    return load(files, arguments.overrides, str(arguments.home.resolve()))
+    usual = PropertyFile(FILES[1], "memory of this machine", f"memtable_memory_mb={default_memtable_mb()}")
+    return load([usual, *files], arguments.overrides, str(arguments.home.resolve()))
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -267,6 +267,22 @@ def housekeeping(machines: dict[int, Any], groups: dict[int, Any]) -> tuple[Hous
     return keeper, submitted
 
 
+@pytest.mark.parametrize(("used", "pinned", "ended"), [(0.95, 0.5, 1), (0.95, 0.05, 0), (0.5, 0.5, 0)])
+def test_over_the_budget_the_oldest_cursor_ends_where_cursors_keep_the_memory(
+    used: float, pinned: float, ended: int
+) -> None:
+    async def main() -> None:
+        budget = SETTINGS.memtable_bytes_max
+        store = SimpleNamespace(memory_bytes=lambda: int(used * budget), pinned_bytes=lambda: int(pinned * budget))
+        keeper, _ = housekeeping({7: SimpleNamespace(data=SimpleNamespace(store=store))}, {})
+        said: list[str] = []
+        keeper._cursors = SimpleNamespace(end_oldest=said.append)  # type: ignore[assignment]
+        keeper._free_pinned()
+        assert len(said) == ended
+
+    run_virtual(main)
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500), st.booleans()), max_size=30))
 def test_the_log_forgets_nothing_that_is_needed(steps: list[tuple[int, int, bool]]) -> None:
@@ -327,7 +343,7 @@ def test_a_flush_whose_caller_goes_is_carried_out_whole() -> None:
     async def main() -> None:
         jobs = [FakeJob() for _ in range(5)]
         published: list[int] = []
-        store = SimpleNamespace(memory_bytes=lambda: 0, collect=lambda: 0)
+        store = SimpleNamespace(memory_bytes=lambda: 0, pinned_bytes=lambda: 0, collect=lambda: 0)
         checkpoint = SimpleNamespace(jobs=jobs, index=1)
         data = SimpleNamespace(
             store=store,
