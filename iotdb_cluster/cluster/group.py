@@ -104,6 +104,11 @@ class Group:
         leader = self.raw.leader
         return self.nodes.get(leader, 0) if leader else 0
 
+    def voter_nodes(self) -> list[int]:
+        """The nodes of the voters, as far as it is known where they live."""
+        found = (self.nodes.get(voter) for voter in self.raw.configuration.voters)
+        return [node for node in found if node is not None]
+
     def apply(self, entries: Entries) -> None:
         """Apply committed entries and answer the proposals that they were."""
         check(

@@ -244,7 +244,7 @@ class Node:
         self._endings.callback(self._points.close)
         disk = DiskSpace(world, settings)
         receiver = self._build_care(disk)
-        guard = RoomGuard(settings, self._housekeeping.memory_bytes, disk)
+        guard = RoomGuard(settings, self._housekeeping.memory_bytes, identity.identifier, self._marks.facts)
         WriteServing(self._driver, self._machines, self._proposals, guard).register(self._calls)
         SchemaServing(self._driver, self._machines).register(self._calls)
         self._points.register(self._calls)

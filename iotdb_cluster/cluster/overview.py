@@ -150,7 +150,7 @@ class Overview:
         try:
             head, _ = unpack(await self._calls.call(node, "state", pack(None), self._deadline(PROBE_MS)))
         except CallerError:
-            return [{"group": -1, "role": "off", "term": 0, "commit": 0, "applied": 0}]
+            return [{"group": -1, "role": "off", "term": 0, "commit": 0, "applied": 0, "first": 0}]
         return list(head)
 
     async def _state_call(self, body: memoryview, deadline: Deadline) -> bytes:
@@ -207,4 +207,5 @@ def _described(group: Group) -> dict[str, Any]:
         "term": group.raw.term,
         "commit": group.raw.commit,
         "applied": group.applied,
+        "first": group.log.first_index(),
     }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from iotdb_cluster.cluster.calls import Deadline
+from iotdb_cluster.cluster.group import Group
+from iotdb_cluster.cluster.marks import NodeFacts
 from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.data import Kind, decode_header
 from iotdb_cluster.errors import CallerError, Status
@@ -14,13 +16,17 @@ from iotdb_cluster.world import World
 
 __all__ = ["DiskSpace", "RoomGuard"]
 
-ASK_MEMORY_MS = 50  # a writer that waits for memory looks so often
+ASK_MS = 50  # a writer that waits looks so often
 WAIT_MS_MAX = 10_000  # and so long (max_waiting_time_when_insert_blocked)
 ASK_DISK_MS = 500  # free space is asked for so often
 
 
 class NoMemory(CallerError):
     """The memtables are full: flushing makes room in a moment."""
+
+
+class NoDisk(CallerError):
+    """This node's disk is short, and others that have room may lead the group in a moment."""
 
 
 class DiskSpace:
@@ -43,27 +49,33 @@ class DiskSpace:
 
 
 class RoomGuard:
-    """Refuses points with 413, and the reason, where memory or disk run short; all else goes on in the reserve."""
+    """Refuses points with 413, and the reason, where memory or disk run short; all else goes on in the reserve.
 
-    def __init__(self, settings: Settings, memory_bytes: Callable[[], int], disk: DiskSpace) -> None:
+    `told(node)` is what a node told of itself last (`Marks.facts`).
+    """
+
+    def __init__(
+        self, settings: Settings, memory_bytes: Callable[[], int], me: int, told: Callable[[int], NodeFacts | None]
+    ) -> None:
         self._settings = settings
         self._memory_bytes = memory_bytes
-        self._disk = disk
+        self._me = me
+        self._told = told
 
-    async def admit(self, payload: bytes, deadline: Deadline) -> None:
-        """As `check`, but while memory is full wait for flushing, `WAIT_MS_MAX` at most."""
+    async def admit(self, payload: bytes, group: Group, deadline: Deadline) -> None:
+        """As `check`, but wait while memory is full or the lead is about to be handed over, `WAIT_MS_MAX` at most."""
         until = deadline.within(WAIT_MS_MAX)
         while True:
             try:
-                self.check(payload)
+                self.check(payload, group.voter_nodes())
                 return
-            except NoMemory:
-                if until.left_ms <= ASK_MEMORY_MS:
+            except (NoMemory, NoDisk):
+                if until.left_ms <= ASK_MS or not group.leads:
                     raise
-            await asyncio.sleep(ASK_MEMORY_MS / 1000)
+            await asyncio.sleep(ASK_MS / 1000)
 
-    def check(self, payload: bytes) -> None:
-        """Raise 413 where the entry brings points and there is no room for them."""
+    def check(self, payload: bytes, voters: Sequence[int]) -> None:
+        """Raise 413 where the entry brings points and there is no room for them on the nodes of its group's voters."""
         kind, _ = decode_header(payload)
         if kind is not Kind.INSERT:
             return
@@ -74,10 +86,22 @@ class RoomGuard:
                 f"memtables hold {used // MIB} of {self._settings.memtable_bytes_max // MIB} MiB: writes are faster "
                 "than flushing, try again in a moment",
             )
-        free = self._disk.free_bytes
-        if free < self._settings.disk_free_min_bytes:
-            raise CallerError(
-                Status.WRITE_PROCESS_REJECT,
-                f"the disk has {free // MIB} MiB free, {self._settings.disk_free_min_bytes // MIB} MiB are "
-                "kept in reserve: no points are taken until there is room",
-            )
+        short = [node for node in voters if self.lacks_room(node)]
+        if not short:
+            return
+        reason = f"{self._free_texts(short)}, {self._settings.disk_free_min_bytes // MIB} MiB are kept in reserve: "
+        if 2 * (len(voters) - len(short)) <= len(voters):
+            raise CallerError(Status.WRITE_PROCESS_REJECT, reason + "no points are taken until there is room")
+        if self._me in short:
+            raise NoDisk(Status.WRITE_PROCESS_REJECT, reason + "another node is about to lead, try again")
+
+    def lacks_room(self, node: int) -> bool:
+        """Whether a node's disk has less than its reserve, as far as it has told."""
+        told = self._told(node)
+        return told is not None and told.free_bytes < self._settings.disk_free_min_bytes
+
+    def _free_texts(self, nodes: Sequence[int]) -> str:
+        found = [(node, self._told(node)) for node in sorted(nodes)]
+        return ", ".join(
+            f"the disk of node {node} has {told.free_bytes // MIB} MiB free" for node, told in found if told
+        )

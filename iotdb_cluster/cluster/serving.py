@@ -92,7 +92,7 @@ class WriteServing:
             raise group.not_leader()
         if number:
             machine = self._machines[number]
-            await self._guard.admit(payload, deadline)
+            await self._guard.admit(payload, group, deadline)
             if not group.leads:  # it may have lost the lead while the write waited
                 raise group.not_leader()
             await self._validate(group, machine, payload, deadline)

@@ -1,4 +1,4 @@
-"""State machines in the shell, and what a node does unasked: checkpoints, the log's low water, deletes, room."""
+"""State machines in the shell, and what a node does unasked: checkpoints, the log's low water, deletes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,14 @@ from iotdb_cluster.cluster.housekeeping import Housekeeping
 from iotdb_cluster.cluster.log import Compact
 from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.proposals import GROUP
-from iotdb_cluster.cluster.room import DiskSpace, RoomGuard
 from iotdb_cluster.cluster.serving import WriteServing
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
-from iotdb_cluster.columns import Column, DataType, Tablet, shape_of
-from iotdb_cluster.data import Header, OpenUnit, encode, encode_insert
 from iotdb_cluster.errors import CallerError, InvariantViolation, Moved, Status
 from iotdb_cluster.limits import MIB
 from iotdb_cluster.meta import commands
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.raft import ConfState, Entries, Snapshot
-from iotdb_cluster.requests import NO_REQUEST, RequestId
+from iotdb_cluster.requests import RequestId
 from iotdb_cluster.simulation import SimulatedDisk
 from tests.cluster.shell import run_virtual, world_of
 
@@ -207,37 +204,6 @@ def test_a_refusal_that_may_change_is_confirmed_by_a_majority(refusal: CallerErr
         with pytest.raises(type(refusal)):
             await serving.propose(body, Deadline(world, 1_000))
         assert not barriers
-
-    run_virtual(main)
-
-
-# --- room -------------------------------------------------------------------------------------------------------------
-
-
-def test_points_are_refused_without_room_and_the_rest_goes_on() -> None:
-    async def main() -> None:
-        world = world_of(1)
-        used, free = [0], [5 * MIB]
-        files = SimpleNamespace(free_bytes=lambda _: free[0])
-        guard = RoomGuard(
-            SETTINGS, lambda: used[0], DiskSpace(SimpleNamespace(clock=world.clock, files=files), SETTINGS)
-        )  # type: ignore[arg-type]
-        columns = [Column.of(DataType.INT32, [1])]
-        block = Tablet("root.sg.d", shape_of(("s",), (DataType.INT32,)), Column.of(DataType.INT64, [1]).values, columns)  # type: ignore[arg-type]
-        points = encode_insert(Header(RequestId(1, 1, 1, 1), 1), [block])
-        other = encode(Header(NO_REQUEST, 1), OpenUnit(0, 0))
-        guard.check(points)
-        used[0] = 10 * MIB
-        with pytest.raises(CallerError, match="memtables hold 10 of 10 MiB") as caught:
-            guard.check(points)
-        assert caught.value.code == Status.WRITE_PROCESS_REJECT
-        guard.check(other)
-        used[0], free[0] = 0, MIB - 1
-        guard.check(points)  # asked half a second ago at most
-        await asyncio.sleep(1)
-        with pytest.raises(CallerError, match="kept in reserve"):
-            guard.check(points)
-        guard.check(other)
 
     run_virtual(main)
 
