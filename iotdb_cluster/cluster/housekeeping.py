@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from iotdb_cluster.cluster.calls import Calls, Deadline
 from iotdb_cluster.cluster.data_group import DataMachine
@@ -20,9 +22,10 @@ from iotdb_cluster.cluster.log import Compact, DurableLog
 from iotdb_cluster.cluster.marks import Water
 from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.points import PointServing
+from iotdb_cluster.cluster.room import disk_is_full
 from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.data import GroupCopy
-from iotdb_cluster.errors import CallerError, Status, check
+from iotdb_cluster.errors import CallerError, Status, SystemFault, check
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.query.requests import FlushTasksInfo
 from iotdb_cluster.raft import Snapshot
@@ -41,6 +44,8 @@ PINNED_SHARE = 0.1  # ... where they pin more than this of it
 KEPT_ENTRIES = 100  # entries that stay behind a checkpoint, so that a member that lags a little needs no more
 PINNED_PAUSE_MS = 5_000  # between two checkpoints that are made for the log's sake
 COMPACT_STEP = 100  # entries that must be gained before the log hears of it
+FULL_PAUSE_MS = 2_000  # before a flush that found the disk full is tried again
+FULL = "the disk is full: what could not be flushed stays in memory, and in the log"
 AWAY_MS = 3_000  # a member that was not heard of for so long is away
 
 
@@ -49,6 +54,7 @@ class _Care:
     """What is known of one group's checkpoints."""
 
     since_ms: float
+    not_before_ms: float = 0.0  # the disk was full
     low_water: int = 0  # every member has the entries up to here
     near_water: int = 0  # every member that is not away has
     compacted: int = 0
@@ -113,14 +119,17 @@ class Housekeeping:
         asking, self._asking = self._asking, []
         wanted = [groups for groups, _ in asking if groups is not None]
         everything = len(wanted) < len(asking)
+        done = True
         for number in list(self._machines):
             if everything:
-                await self.checkpoint(number)
+                done &= await self.checkpoint(number)
             else:
-                await self._flush_storage_groups(number, frozenset[int]().union(*wanted))
+                done &= await self._flush_storage_groups(number, frozenset[int]().union(*wanted))
         for _, waiter in asking:
-            if not waiter.done():
+            if not waiter.done() and done:
                 waiter.set_result(None)
+            elif not waiter.done():
+                waiter.set_exception(CallerError(Status.WRITE_PROCESS_REJECT, FULL))
 
     async def collect(self, number: int) -> None:
         """Remove files of a group that nobody needs any more."""
@@ -165,6 +174,8 @@ class Housekeeping:
             old = size and now - self._care_of(number).since_ms > self._settings.memtable_flush_age_ms
             care = self._care_of(number)
             stale = pinned and now - care.since_ms > PINNED_PAUSE_MS and self._unpublished(number)
+            if now < care.not_before_ms:
+                continue
             if size > self._settings.memtable_flush_bytes or old or (size and pressed) or stale:
                 due.append(number)
                 pressed = False
@@ -184,7 +195,13 @@ class Housekeeping:
         due = self._meta.checkpoint_due
         if due or (crowded and self._meta.index > self._meta.checkpointed):
             snapshot = self._meta.snapshot()
-            await self._world.workers.run(self._meta.stage, snapshot)
+            try:
+                await self._world.workers.run(self._meta.stage, snapshot)
+            except OSError as error:
+                if not disk_is_full(error):
+                    raise
+                logger.warning("the meta group has no checkpoint %d: %s", snapshot.index, error)
+                return
             self._meta.checkpointed = max(self._meta.checkpointed, snapshot.index)  # a newer one may have been received
         elif not crowded:
             return
@@ -192,15 +209,29 @@ class Housekeeping:
         if group is not None and keep >= group.log.first_index():
             self._log.submit([Compact(group.replica, keep, group.log.term(keep))], lambda: None)
 
-    async def checkpoint(self, number: int) -> None:
-        """Flush a group's memtables and publish its state; SystemFault where the disk fails."""
+    async def checkpoint(self, number: int) -> bool:
+        """Flush a group's memtables and publish its state; False where the disk is full, SystemFault where it fails."""
         machine = self._machines.get(number)
         if machine is None:
-            return
+            return True
         care = self._care_of(number)
         async with care.busy:
-            await self._checkpoint(machine)
+            if not await self._as_far_as_there_is_room(number, self._checkpoint(machine)):
+                return False
             care.since_ms = self._world.clock.monotonic_ms()
+        return True
+
+    async def _as_far_as_there_is_room(self, number: int, flush: Coroutine[Any, Any, None]) -> bool:
+        """Whether a flush was carried out; where the disk is full all stays in memory and is tried again later."""
+        try:
+            await flush
+        except SystemFault as error:
+            if not disk_is_full(error):
+                raise
+            logger.warning("group %d keeps all in memory: %s", number, error)
+            self._care_of(number).not_before_ms = self._world.clock.monotonic_ms() + FULL_PAUSE_MS
+            return False
+        return True
 
     async def _checkpoint(self, machine: DataMachine) -> None:
         data, members = machine.data, machine.members
@@ -212,20 +243,25 @@ class Housekeeping:
         await self._world.workers.run(data.store.collect)
 
     async def _flush(self, jobs: Sequence[FlushJob]) -> None:
-        for job in jobs:
-            self._flushing += 1
-            try:
-                await self._world.workers.run(job.run)
-            finally:
-                self._flushing -= 1
-                job.finish()
+        waiting = deque(jobs)
+        try:
+            while waiting:
+                self._flushing += 1
+                try:
+                    await self._world.workers.run(waiting[0].run)
+                finally:
+                    self._flushing -= 1
+                waiting.popleft().finish()
+        finally:
+            for job in waiting:
+                job.give_up()
 
-    async def _flush_storage_groups(self, number: int, storage_groups: frozenset[int]) -> None:
+    async def _flush_storage_groups(self, number: int, storage_groups: frozenset[int]) -> bool:
         """Flush the units of some storage groups; without a checkpoint, which needs all of the group's."""
         async with self._care_of(number).busy:
             store = self._machines[number].data.store
             units = [unit for unit in store.units() if unit.storage_group_id in storage_groups]
-            await self._flush(store.seal(units))
+            return await self._as_far_as_there_is_room(number, self._flush(store.seal(units)))
 
     async def take(self, number: int) -> tuple[Snapshot, GroupCopy]:
         """A group's newest checkpoint with the files that belong to it, pinned until they are released.
@@ -238,7 +274,8 @@ class Housekeeping:
         async with self._care_of(number).busy:
             known = machine.checkpointed
             if known is None or known[0] != machine.data.published or known[0] < group.log.first_index() - 1:
-                await self._checkpoint(machine)
+                if not await self._as_far_as_there_is_room(number, self._checkpoint(machine)):
+                    raise CallerError(Status.WRITE_PROCESS_REJECT, FULL)
             data, known = machine.data, machine.checkpointed
             if known is None:
                 raise CallerError(Status.NO_LEADER, f"group {number} has got a snapshot itself: try again")

@@ -242,7 +242,7 @@ class Node:
         self._endings.callback(self._driver.stop)
         self._points = PointServing(world, self._driver, self._machines)
         self._endings.callback(self._points.close)
-        disk = DiskSpace(world, settings)
+        disk = DiskSpace(world, settings, lambda: self._log.lacks_spares)
         receiver = self._build_care(disk)
         guard = RoomGuard(settings, self._housekeeping.memory_bytes, identity.identifier, self._marks.facts)
         WriteServing(self._driver, self._machines, self._proposals, guard).register(self._calls)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable, Sequence
 
 from iotdb_cluster.cluster.calls import Deadline
@@ -14,11 +15,18 @@ from iotdb_cluster.errors import CallerError, Status
 from iotdb_cluster.limits import MIB
 from iotdb_cluster.world import World
 
-__all__ = ["DiskSpace", "RoomGuard"]
+__all__ = ["DiskSpace", "RoomGuard", "disk_is_full"]
 
 ASK_MS = 50  # a writer that waits looks so often
 WAIT_MS_MAX = 10_000  # and so long (max_waiting_time_when_insert_blocked)
 ASK_DISK_MS = 500  # free space is asked for so often
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether a failure is that there was no space: what was to be written may be tried again, nothing is torn."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__
+    return error is not None and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class NoMemory(CallerError):
@@ -32,20 +40,21 @@ class NoDisk(CallerError):
 class DiskSpace:
     """The space that is left on the disks of a node, asked for twice a second at most."""
 
-    def __init__(self, world: World, settings: Settings) -> None:
+    def __init__(self, world: World, settings: Settings, log_is_short: Callable[[], bool]) -> None:
         self._world = world
+        self._log_is_short = log_is_short
         self._paths = tuple(dict.fromkeys((settings.data_paths[0], settings.wal_path)))
         self._asked_ms = -1e18
         self._free = 1 << 62
 
     @property
     def free_bytes(self) -> int:
-        """Of the fullest of the directories for points and for the log."""
+        """Of the fullest of the directories for points and for the log; none while the log lacks its spare segments."""
         now = self._world.clock.monotonic_ms()
         if now - self._asked_ms > ASK_DISK_MS:
             self._asked_ms = now
             self._free = min(self._world.files.free_bytes(path) for path in self._paths)
-        return self._free
+        return 0 if self._log_is_short() else self._free
 
 
 class RoomGuard:

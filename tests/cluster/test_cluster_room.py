@@ -163,12 +163,15 @@ def test_free_space_is_that_of_the_fullest_directory() -> None:
             return free[path]
 
         world = SimpleNamespace(clock=simulation.world("guard").clock, files=SimpleNamespace(free_bytes=free_bytes))
-        disk = DiskSpace(world, Settings(NodeAddress("h", 1, 2, 3), (), "/data"))  # type: ignore[arg-type]
+        short: list[bool] = []
+        disk = DiskSpace(world, Settings(NodeAddress("h", 1, 2, 3), (), "/data"), lambda: bool(short))  # type: ignore[arg-type]
         assert [disk.free_bytes for _ in range(5)] == [3] * 5
         assert len(asked) == 2
         free["/data/data"] = 1
         simulation.run_until(1_000.0)
         assert disk.free_bytes == 1
+        short.append(True)
+        assert disk.free_bytes == 0
 
 
 @pytest.mark.parametrize("used", [0, 500_000])

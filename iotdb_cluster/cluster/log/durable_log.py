@@ -42,6 +42,7 @@ __all__ = ["DurableLog", "LogFault", "LogOptions", "Pin"]
 logger = logging.getLogger(__name__)
 
 IDLE_MS: Final = 50  # without a write for this long, an empty batch closes the log
+SPARE_PAUSE_MS: Final = 1_000  # between two attempts to make a spare segment on a disk that is full
 FREE_SEGMENTS_MAX: Final = 4  # released segments beyond these are deleted
 
 
@@ -123,8 +124,10 @@ class DurableLog:
         self._writing = False  # a worker has the file of the segment in use
         self._ended: asyncio.Future[None] | None = None
         self._spares: asyncio.Task[None] | None = None
+        self._spare_timer: asyncio.TimerHandle | None = None  # the disk was full
         self._lock: File | None = None
         self.failed: BaseException | None = None
+        self.lacks_spares = False  # the disk had no room for one that should be there
         self.batches_written = 0
         self.bytes_written = 0
 
@@ -335,6 +338,7 @@ class DurableLog:
         check(not self._running, "the log's writer runs already")
         self._running = True
         try:
+            self._keep_spares()
             while True:
                 batch = self._next_batch()
                 if batch is None:
@@ -372,6 +376,8 @@ class DurableLog:
         """Close the files as they are; what was submitted and is not answered may be lost."""
         if self.failed is None:
             self.failed = LogFault("the log is closed")
+        if self._spare_timer is not None:
+            self._spare_timer.cancel()
         for segment in self._segments.values():
             # A worker that was left alone with a write must not find another file under its descriptor.
             if not (self._writing and segment is self._in_use[-1]):
@@ -528,7 +534,7 @@ class DurableLog:
             except OSError as exception:
                 if not self._in_use and not self._free:
                     raise LogFault(f"{self._directory}: no room for a log segment: {exception}") from exception
-                logger.warning("%s: no room for a spare log segment: %s", self._directory, exception)
+                self._no_spare(exception)
                 return
 
     def _keep_spares(self) -> None:
@@ -542,14 +548,29 @@ class DurableLog:
             segment = self._segments.pop(newest)
             self._free.remove(segment)
             self._spares = asyncio.ensure_future(self._delete_segment(segment))
-        elif len(self._free) < self._options.spare_segments:
+        elif len(self._free) >= self._options.spare_segments:
+            self.lacks_spares = False
+        elif self._spare_timer is None:
             self._spares = asyncio.ensure_future(self._make_spare())
 
     async def _make_spare(self) -> None:
         try:
             self._add_segment(await self._work(self._create_segment, self._next_number()))
         except OSError as exception:
+            self._no_spare(exception)
+            self._spare_timer = asyncio.get_running_loop().call_later(SPARE_PAUSE_MS / 1000, self._try_spares)
+        else:
+            self._try_spares()
+
+    def _no_spare(self, exception: OSError) -> None:
+        if not self.lacks_spares:
             logger.warning("%s: no room for a spare log segment: %s", self._directory, exception)
+        self.lacks_spares = True
+
+    def _try_spares(self) -> None:
+        self._spares = self._spare_timer = None
+        if self._running and not self._closing:
+            self._keep_spares()
 
     async def _delete_segment(self, segment: Segment) -> None:
         def delete() -> None:
