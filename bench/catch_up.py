@@ -36,6 +36,7 @@ WARM_BYTES_MAX = 512 * MIB
 AWAY = 3  # the node that is killed
 CAUGHT_UP_S_MAX = 900
 FORGOTTEN_S_MAX = 60
+DIGEST_S_MAX = 1_800
 NEAR_ENTRIES = 500  # so many entries behind while it is written to is caught up
 INSTALLED = re.compile(r"group-[0-9]+-[0-9]+-[0-9]+\.[0-9]{20}")
 
@@ -218,7 +219,7 @@ class Trial:
                 if found != count:
                     self.problems.append(f"port {port}: {device} has {found} rows of {count}: {answer.status.message}")
             connection.writer.close()
-        told = await asyncio.to_thread(self.cluster.nodetool, "--json", "digest")
+        told = await asyncio.to_thread(self.cluster.nodetool, "--json", "digest", timeout_s=DIGEST_S_MAX)
         groups = json.loads(told.stdout)["groups"] if told.stdout else []
         for row in groups:
             if not row["equal"] or len(row["digests"]) != len(self.cluster.ports):

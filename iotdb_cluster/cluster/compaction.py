@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from iotdb_cluster.cluster.calls import Calls, Deadline
 from iotdb_cluster.cluster.data_group import DataMachine
+from iotdb_cluster.cluster.room import disk_is_full
 from iotdb_cluster.cluster.settings import Settings
-from iotdb_cluster.errors import CorruptData
+from iotdb_cluster.errors import CorruptData, SystemFault
 from iotdb_cluster.limits import MIB
 from iotdb_cluster.meta import StorageGroup
 from iotdb_cluster.packing import pack, unpack
@@ -49,7 +50,7 @@ class Compaction:
         world: World,
         settings: Settings,
         machines: dict[int, DataMachine],
-        flush: Callable[[int], Awaitable[None]],
+        flush: Callable[[int], Awaitable[object]],
         collect: Callable[[int], Awaitable[None]],
         path_of: Callable[[int], StorageGroup | None],
     ) -> None:
@@ -106,6 +107,11 @@ class Compaction:
         except CorruptData as error:
             store.note_damage(job.unit, str(error))
             logger.error("unit %s is damaged and not compacted: %s", job.unit, error)
+        except SystemFault as error:
+            if not disk_is_full(error):
+                raise
+            logger.warning("unit %s is not compacted: %s", job.unit, error)
+            await asyncio.sleep(IDLE_MS / 1000)
         finally:
             self._running = None
             job.finish()

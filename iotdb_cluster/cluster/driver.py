@@ -195,6 +195,11 @@ class Driver:
         self._attended[group.id] = group
         return await applied
 
+    def transfer_leader(self, group: Group, target: int) -> None:
+        """Let another replica lead; it has the whole log first. Should it not answer, this one goes on."""
+        group.raw.transfer_leader(target)
+        self.wake(group)
+
     # --- time ---------------------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:

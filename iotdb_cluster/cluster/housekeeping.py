@@ -273,9 +273,9 @@ class Housekeeping:
             raise CallerError(Status.NO_LEADER, f"this node has no replica of group {number}")
         async with self._care_of(number).busy:
             known = machine.checkpointed
-            if known is None or known[0] != machine.data.published or known[0] < group.log.first_index() - 1:
-                if not await self._as_far_as_there_is_room(number, self._checkpoint(machine)):
-                    raise CallerError(Status.WRITE_PROCESS_REJECT, FULL)
+            old = known is None or known[0] != machine.data.published or known[0] < group.log.first_index() - 1
+            if old and not await self._as_far_as_there_is_room(number, self._checkpoint(machine)):
+                raise CallerError(Status.WRITE_PROCESS_REJECT, FULL)
             data, known = machine.data, machine.checkpointed
             if known is None:
                 raise CallerError(Status.NO_LEADER, f"group {number} has got a snapshot itself: try again")

@@ -23,6 +23,7 @@ from iotdb_cluster.cluster.duties import Duties
 from iotdb_cluster.cluster.everywhere import CLEAR_CACHE_CALL, Everywhere
 from iotdb_cluster.cluster.expiry import Expiry
 from iotdb_cluster.cluster.housekeeping import FLUSH_CALL, Housekeeping
+from iotdb_cluster.cluster.leadership import Leadership
 from iotdb_cluster.cluster.log import (
     DurableLog,
     Identity,
@@ -243,8 +244,7 @@ class Node:
         self._points = PointServing(world, self._driver, self._machines)
         self._endings.callback(self._points.close)
         disk = DiskSpace(world, settings, lambda: self._log.lacks_spares)
-        receiver = self._build_care(disk)
-        guard = RoomGuard(settings, self._housekeeping.memory_bytes, identity.identifier, self._marks.facts)
+        receiver, guard = self._build_care(disk, identity.identifier)
         WriteServing(self._driver, self._machines, self._proposals, guard).register(self._calls)
         SchemaServing(self._driver, self._machines).register(self._calls)
         self._points.register(self._calls)
@@ -272,9 +272,10 @@ class Node:
         self._spawn(self._marks.run())
         self._spawn(self._compaction.run())
         self._spawn(Expiry(world, self._driver, self._meta, self._proposals, self._machines, self._marks).run())
+        self._spawn(self._leadership.run())
         self._spawn(receiver.sweep_forever())
 
-    def _build_care(self, disk: DiskSpace) -> SnapshotReceiver:
+    def _build_care(self, disk: DiskSpace, node: int) -> tuple[SnapshotReceiver, RoomGuard]:
         """What keeps house: checkpoints, the marks that nodes tell each other, snapshots."""
         world, settings = self._world, self._settings
         self._housekeeping = Housekeeping(
@@ -303,9 +304,11 @@ class Node:
         sender = SnapshotSender(world, self._driver, self._calls, self._housekeeping.take, self._fault)
         receiver = SnapshotReceiver(world, self._driver, self._machines, settings.disk_free_min_bytes)
         receiver.register(self._calls)
-        self._replicas.connect(sender, receiver)
         self._endings.push_async_callback(sender.close)
-        return receiver
+        guard = RoomGuard(settings, self._housekeeping.memory_bytes, node, self._marks.facts)
+        self._replicas.connect(sender, receiver, guard)
+        self._leadership = Leadership(self._driver, node, guard.lacks_room)
+        return receiver, guard
 
     def _client_node(self) -> ClientNode:
         world, settings = self._world, self._settings

@@ -15,6 +15,7 @@ from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.cluster.log import DurableLog, Install, ReplicaLog, make_durable_directories
 from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.outbox import read_batch
+from iotdb_cluster.cluster.room import RoomGuard
 from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.cluster.snapshots import SnapshotReceiver, SnapshotSender
 from iotdb_cluster.cluster.staging import live_directory
@@ -54,6 +55,7 @@ class Replicas:
     ) -> None:
         self._sender: SnapshotSender | None = None
         self._receiver: SnapshotReceiver | None = None
+        self._guard: RoomGuard | None = None
         self._world = world
         self._settings = settings
         self._log = log
@@ -64,9 +66,9 @@ class Replicas:
         self._spawn = spawn
         self._opening: set[int] = set()
 
-    def connect(self, sender: SnapshotSender, receiver: SnapshotReceiver) -> None:
-        """Who sends and receives the snapshots of data groups; before any of those is opened."""
-        self._sender, self._receiver = sender, receiver
+    def connect(self, sender: SnapshotSender, receiver: SnapshotReceiver, guard: RoomGuard) -> None:
+        """Who sends and receives the snapshots of data groups, who knows of room; before any of those is opened."""
+        self._sender, self._receiver, self._guard = sender, receiver, guard
 
     # --- opening ------------------------------------------------------------------------------------------------------
 
@@ -175,7 +177,7 @@ class Replicas:
                 group = self._driver.groups.get(envelope.group)
                 if group is None or (group.generation, group.replica) != (envelope.generation, envelope.replica):
                     continue
-                if group.nodes.get(message.source) == node:
+                if group.nodes.get(message.source) == node and not self._left_out(group, message):
                     self._driver.step(group, message)
         except CorruptData as error:
             logger.warning("a batch of node %d is dropped: %s", identity.node, error)
@@ -185,3 +187,9 @@ class Replicas:
             self._driver.beaten(node, word)
         else:
             self._driver.answered(node, word)
+
+    def _left_out(self, group: Group, message: Message) -> bool:
+        """Whether entries are not taken for want of room; others have it, and this replica catches up later."""
+        if not group.id or not len(message.entries) or self._guard is None:
+            return False
+        return self._guard.stands_aside(group.voter_nodes())

@@ -108,6 +108,7 @@ class SnapshotSender:
             size = sum(file.size for file in copy.files)
             logger.info("group %d: snapshot %d for node %d: %d bytes", group.id, snapshot.index, node, size)
             await self._transfer(_Transfer(group, message, node, snapshot, self._world.random.getrandbits(63)), copy)
+            logger.info("group %d: node %d has snapshot %d", group.id, node, snapshot.index)
         except (CallerError, CorruptData, OSError) as error:
             logger.warning("group %d: node %d did not get a snapshot: %s", group.id, node, error)
             return None

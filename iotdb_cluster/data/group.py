@@ -6,7 +6,6 @@ on a worker.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from iotdb_cluster.data.checkpoints import Checkpoint, SchemaBlob, load_newest, newest_files, write_checkpoint
 from iotdb_cluster.data.copies import GroupCopy, copy_of
 from iotdb_cluster.data.deletes import Intent
+from iotdb_cluster.data.digests import digester
 from iotdb_cluster.data.entries import (
     AlterSeries,
     Body,
@@ -561,11 +561,15 @@ class DataGroup:
 
     def digest(self) -> str:
         """A hash over the logical content at `applied`: equal for equal replicas, however their files lie."""
-        found = hashlib.sha256(self.dump_state())
-        for storage_group, partition in sorted(self._state.units):
-            unit = self.store.digest(UnitId(storage_group, partition))
-            found.update(f"{storage_group} {partition} {unit}\n".encode())
-        return found.hexdigest()
+        work, release = self.digester()
+        try:
+            return work()
+        finally:
+            release()
+
+    def digester(self) -> tuple[Callable[[], str], Callable[[], None]]:
+        """What a worker runs for `digest`, of the content as it is now; and what lets it go, on the loop."""
+        return digester(self.store, self.dump_state(), sorted(self._state.units))
 
 
 def _check_floor(unit: UnitState, header: Header) -> None:

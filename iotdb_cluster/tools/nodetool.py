@@ -16,6 +16,8 @@ from iotdb_cluster.world import RealFileSystem
 
 __all__ = ["main"]
 
+ANSWER_S = 10.0
+DIGEST_S = 3_600.0  # all data are read
 COMMANDS = {
     "digest": "Compare the replicas' digests of each group's content",
     "groups": "Print leader, term, commit and applied index of each Raft group",
@@ -36,9 +38,9 @@ class _Asker:
         self.port = port
         self.as_json = as_json
 
-    def __call__(self, command: str, **arguments: Any) -> dict[str, Any]:
+    def __call__(self, command: str, *, timeout_s: float = ANSWER_S, **arguments: Any) -> dict[str, Any]:
         try:
-            answer = ask(self.host, self.port, {"command": command, **arguments})
+            answer = ask(self.host, self.port, {"command": command, **arguments}, timeout_s)
         except AdminUnreachable as error:
             click.echo(f"nodetool: Failed to connect to '{self.host}:{self.port}' - {error}.", err=True)
             sys.exit(BAD_ARGUMENTS)
@@ -164,7 +166,7 @@ def groups(asker: _Asker) -> None:
 @click.pass_obj
 def digest(asker: _Asker) -> None:
     """Compare the replicas' digests of each group's content"""
-    answer = asker("digest")
+    answer = asker("digest", timeout_s=DIGEST_S)
     lines = [f"{'Group':<8}{'Applied':>12}  {'Replicas':>8}  {'Equal':>6}  Digest"]
     lines += [_digest_line(row) for row in answer.get("groups", [])]
     asker.show(answer, lines)

@@ -103,9 +103,9 @@ class Processes:
         """End what runs, cleanly."""
         self.loopback.stop(self.members, quietly=True)
 
-    def nodetool(self, *words: str, node: int = 1) -> subprocess.CompletedProcess[str]:
+    def nodetool(self, *words: str, node: int = 1, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         port = str(self.member(node).nodetool_port)
-        return run_tool("nodetool", "-p", port, *words)
+        return run_tool("nodetool", "-p", port, *words, timeout_s=timeout_s)
 
     def log(self, number: int) -> str:
         """All that the node has said."""
