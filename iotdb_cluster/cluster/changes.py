@@ -10,7 +10,7 @@ from typing import Any
 from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
 from iotdb_cluster.cluster.catalog import Catalog, StorageGroupRef, reference
 from iotdb_cluster.cluster.meta_access import MetaAccess
-from iotdb_cluster.cluster.proposals import Proposals
+from iotdb_cluster.cluster.proposals import Proposals, Wanted
 from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.data import (
     AlterSeries,
@@ -139,7 +139,7 @@ class Changes:
                 return encode(Header(request, group.id, slot, epoch), body)
 
             try:
-                return await self._proposals.identified(lambda number=place.group: number, payload, deadline)  # type: ignore[misc]
+                return await self._proposals.identified(lambda number=place.group: number, Wanted(payload), deadline)  # type: ignore[misc]
             except Moved:  # final for that id
                 if deadline.left_ms <= MOVED_PAUSE_MS:
                     raise

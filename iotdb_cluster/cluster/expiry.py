@@ -16,7 +16,7 @@ from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.cluster.marks import Marks
 from iotdb_cluster.cluster.meta_access import MetaAccess
-from iotdb_cluster.cluster.proposals import Proposals
+from iotdb_cluster.cluster.proposals import Proposals, Wanted
 from iotdb_cluster.data import Expire, Header, encode
 from iotdb_cluster.errors import CallerError
 from iotdb_cluster.limits import INT64_MIN
@@ -89,5 +89,5 @@ class Expiry:
             def payload(request: RequestId, number: int = storage_group.id, upto: int = before) -> bytes:
                 return encode(Header(request, number), Expire(upto))
 
-            await self._proposals.identified(lambda: group.id, payload, deadline)
+            await self._proposals.identified(lambda: group.id, Wanted(payload), deadline)
             logger.info("group %d: points of %s before %d have expired", group.id, storage_group.path, before)

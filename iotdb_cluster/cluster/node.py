@@ -73,7 +73,8 @@ logger = logging.getLogger(__name__)
 
 ASK_TIMEOUT_MS = 5_000  # of one question to a seed at the first start
 HANDLERS = (
-    *("propose", "resolve", "retired", "schema", "points", "scan open", "scan pull", "scan close"),
+    *("propose", "propose together", "resolve", "retired"),
+    *("schema", "points", "scan open", "scan pull", "scan close"),
     *(MARKS_CALL, FLUSH_CALL, MERGE_CALL, CLEAR_CACHE_CALL, "state", "digest"),
     *SNAPSHOT_CALLS,
 )

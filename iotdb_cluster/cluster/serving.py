@@ -1,6 +1,7 @@
 """What a node answers to other nodes about writing: proposals to groups that it leads, and series to be resolved.
 
-Every method takes a packed body and gives one (`packing`), but for `propose`, whose body is a group and an entry.
+Every method takes a packed body and gives one (`packing`), but for `propose`, whose body is a group and an entry; that
+of `propose together` is a group and packed entries.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from iotdb_cluster.cluster.calls import Calls, Deadline
 from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.failures import dump_failure
-from iotdb_cluster.cluster.group import Group
-from iotdb_cluster.cluster.proposals import GROUP, Proposals
+from iotdb_cluster.cluster.group import Group, Outcome
+from iotdb_cluster.cluster.proposals import GROUP, Proposals, Wanted
 from iotdb_cluster.cluster.reading import barrier_at_leader
 from iotdb_cluster.cluster.room import RoomGuard
 from iotdb_cluster.columns import DataType
 from iotdb_cluster.data import DataGroup, EnsureSeries, Header, Retiring, encode
-from iotdb_cluster.errors import CallerError, OutcomeUnknown, Status
+from iotdb_cluster.errors import CallerError, NotLeader, OutcomeUnknown, Status
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.requests import RequestId
 from iotdb_cluster.schema import Series, SeriesSpec, check_series_path
@@ -62,8 +63,21 @@ class _Found:
         return self
 
 
+def _outcome(group: Group, future: asyncio.Future[Outcome]) -> tuple[Any, CallerError | None]:
+    """What became of a proposal by now: its value, or the failure."""
+    if not future.done():
+        return None, OutcomeUnknown(
+            f"group {group.id} has not decided within the time: the request may still take effect"
+        )
+    try:
+        outcome = future.result()
+    except CallerError as error:
+        return None, error
+    return outcome.value, outcome.error
+
+
 class WriteServing:
-    """The handlers `propose`, `resolve` and `retired`."""
+    """The handlers `propose`, `propose together`, `resolve` and `retired`."""
 
     def __init__(
         self, driver: Driver, machines: dict[int, DataMachine], proposals: Proposals, guard: RoomGuard
@@ -74,7 +88,14 @@ class WriteServing:
         self._guard = guard
 
     def register(self, calls: Calls) -> None:
-        calls.handlers.update({"propose": self.propose, "resolve": self.resolve, "retired": self.retired})
+        calls.handlers.update(
+            {
+                "propose": self.propose,
+                "propose together": self.propose_together,
+                "resolve": self.resolve,
+                "retired": self.retired,
+            }
+        )
 
     def group(self, number: int) -> Group:
         """The replica of a group here; 702 where this node has none."""
@@ -86,27 +107,51 @@ class WriteServing:
     async def propose(self, body: memoryview, deadline: Deadline) -> bytes:
         """The packed value of the applied entry."""
         (number,) = GROUP.unpack_from(body)
-        payload = bytes(body[GROUP.size :])
+        ((value, error),) = await self._decided(number, [bytes(body[GROUP.size :])], deadline)
+        if error is not None:
+            raise error
+        return pack(value)
+
+    async def propose_together(self, body: memoryview, deadline: Deadline) -> bytes:
+        """For each of the entries [value, failure or null]: they are admitted one by one, and logged together."""
+        (number,) = GROUP.unpack_from(body)
+        _, entries = unpack(body[GROUP.size :])
+        outcomes = await self._decided(number, [bytes(entry) for entry in entries], deadline)
+        return pack([[value, None if error is None else dump_failure(error)] for value, error in outcomes])
+
+    async def _decided(
+        self, number: int, payloads: Sequence[bytes], deadline: Deadline
+    ) -> list[tuple[Any, CallerError | None]]:
+        """The outcome of each entry: its value, or why it was refused; raises NotLeader for all of them."""
         group = self.group(number)
         if not group.leads:
             raise group.not_leader()
-        if number:
-            machine = self._machines[number]
-            await self._guard.admit(payload, group, deadline)
-            if not group.leads:  # it may have lost the lead while the write waited
-                raise group.not_leader()
-            await self._validate(group, machine, payload, deadline)
-        (future,) = self._driver.propose(group, [payload])
+        refusals = [await self._refusal(group, payload, deadline) for payload in payloads]
+        taken = [payload for payload, refusal in zip(payloads, refusals, strict=True) if refusal is None]
+        futures = self._driver.propose(group, taken) if taken else []
         try:
-            async with asyncio.timeout(max(0.0, deadline.left_ms) / 1000):
-                outcome = await future
-        except TimeoutError:
-            raise OutcomeUnknown(
-                f"group {number} has not decided within the time: the request may still take effect"
-            ) from None
-        if outcome.error is not None:
-            raise outcome.error
-        return pack(outcome.value)
+            if futures:
+                await asyncio.wait(futures, timeout=max(0.0, deadline.left_ms) / 1000)
+            decided = iter([_outcome(group, future) for future in futures])
+        finally:
+            for future in futures:
+                future.cancel()  # means nothing where it is done
+        return [(None, refusal) if refusal is not None else next(decided) for refusal in refusals]
+
+    async def _refusal(self, group: Group, payload: bytes, deadline: Deadline) -> CallerError | None:
+        """Why an entry is not proposed. Raises NotLeader where the lead was lost while it waited."""
+        if not group.id:
+            return None
+        try:
+            await self._guard.admit(payload, group, deadline)
+            if not group.leads:
+                raise group.not_leader()
+            await self._validate(group, self._machines[group.id], payload, deadline)
+        except NotLeader:
+            raise
+        except CallerError as refusal:
+            return refusal
+        return None
 
     async def _validate(self, group: Group, machine: DataMachine, payload: bytes, deadline: Deadline) -> None:
         """Raise why the group would refuse the entry.
@@ -191,7 +236,7 @@ class WriteServing:
         def payload(request: RequestId) -> bytes:
             return encode(Header(request, number, slot, epoch), EnsureSeries(storage_group, tuple(specs)))
 
-        value = await self._proposals.identified(lambda: group.id, payload, deadline)
+        value = await self._proposals.identified(lambda: group.id, Wanted(payload), deadline)
         for (device, name), answer in zip(asked, value["series"], strict=True):
             if isinstance(answer, int):
                 types.setdefault(device, {})[name] = answer

@@ -11,7 +11,7 @@ import numpy as np
 
 from iotdb_cluster.cluster.calls import Deadline
 from iotdb_cluster.cluster.catalog import Catalog, Known, Place, Resolved, StorageGroupRef
-from iotdb_cluster.cluster.proposals import Proposals
+from iotdb_cluster.cluster.proposals import Proposals, Wanted
 from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.columns import Block, DataType, Int64Array, Rows, Shape, Tablet, shape_of
 from iotdb_cluster.data import (
@@ -97,11 +97,7 @@ class Writer:
             failures += refused
             work = []
             for wave in _waves(parts):
-                if len(wave) == 1:
-                    outcomes: list[CallerError | None] = [await self._write(wave[0], deadline)]
-                else:
-                    outcomes = list(await asyncio.gather(*(self._write(part, deadline) for part in wave)))
-                for part, error in zip(wave, outcomes, strict=True):
+                for part, error in await self._write(wave, deadline):
                     if error is None:
                         continue
                     if _is_outdated(error) and deadline.left_ms > pause_ms:
@@ -257,25 +253,60 @@ class Writer:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    async def _write(self, part: _Part, deadline: Deadline) -> CallerError | None:
-        unit = (part.group.id, part.partition)
+    async def _write(self, parts: Sequence[_Part], deadline: Deadline) -> list[tuple[_Part, CallerError | None]]:
+        """Each part and why it was not written; those of one data group go there in one call."""
+        closed = [part for part in parts if (part.group.id, part.partition) not in self._open_units]
+        refused = await asyncio.gather(*(self._opened(part, deadline) for part in closed)) if closed else []
+        failed = {id(part): error for part, error in zip(closed, refused, strict=True) if error is not None}
+        by_owner: dict[int, list[_Part]] = {}
+        for part in parts:
+            if id(part) not in failed:
+                by_owner.setdefault(self._catalog.place(part.group, part.partition).group, []).append(part)
+        if len(by_owner) == 1:
+            written = [await self._write_at(*by_owner.popitem(), deadline)]
+        else:
+            written = await asyncio.gather(*(self._write_at(*item, deadline) for item in by_owner.items()))
+        unopened: list[tuple[_Part, CallerError | None]] = [
+            (part, failed[id(part)]) for part in closed if id(part) in failed
+        ]
+        return [*unopened, *(outcome for some in written for outcome in some)]
+
+    async def _opened(self, part: _Part, deadline: Deadline) -> CallerError | None:
+        """Open the part's unit; why that was not possible."""
         try:
-            if unit not in self._open_units:
-                await self._open(part.group, part.partition, deadline)
-            place = self._catalog.place(part.group, part.partition)
-            blocks = [item.block for item in part.work]
-
-            def payload(request: RequestId) -> bytes:
-                header = Header(request, part.group.id, place.slot, place.epoch, part.epoch, part.partition)
-                return encode_insert(header, blocks)
-
-            async def open_unit() -> None:  # it is closed after all
-                await self._open(part.group, part.partition, deadline)
-
-            await self._proposals.identified(lambda: place.group, payload, deadline, open_unit)
+            await self._open(part.group, part.partition, deadline)
         except CallerError as error:
             return error
         return None
+
+    async def _write_at(
+        self, owner: int, parts: Sequence[_Part], deadline: Deadline
+    ) -> list[tuple[_Part, CallerError | None]]:
+        wanted = [self._wanted(part, deadline) for part in parts]
+        if len(wanted) > 1:
+            outcomes = await self._proposals.together(lambda: owner, wanted, deadline)
+            return [
+                (part, outcome if isinstance(outcome, CallerError) else None)
+                for part, outcome in zip(parts, outcomes, strict=True)
+            ]
+        try:
+            await self._proposals.identified(lambda: owner, wanted[0], deadline)
+        except CallerError as error:
+            return [(parts[0], error)]
+        return [(parts[0], None)]
+
+    def _wanted(self, part: _Part, deadline: Deadline) -> Wanted:
+        place = self._catalog.place(part.group, part.partition)
+        blocks = [item.block for item in part.work]
+
+        def payload(request: RequestId) -> bytes:
+            header = Header(request, part.group.id, place.slot, place.epoch, part.epoch, part.partition)
+            return encode_insert(header, blocks)
+
+        async def open_unit() -> None:  # it is closed after all
+            await self._open(part.group, part.partition, deadline)
+
+        return Wanted(payload, open_unit)
 
     async def _open(self, group: StorageGroupRef, partition: int, deadline: Deadline) -> None:
         """List the partition at the schema slot, then open its unit: both are harmless when done twice."""

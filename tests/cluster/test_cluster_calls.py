@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,12 +12,12 @@ from hypothesis import strategies as st
 
 from iotdb_cluster.cluster import request_ids
 from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
-from iotdb_cluster.cluster.failures import answer_bytes, failure_bytes, read_answer
-from iotdb_cluster.cluster.proposals import Proposals
+from iotdb_cluster.cluster.failures import answer_bytes, dump_failure, failure_bytes, read_answer
+from iotdb_cluster.cluster.proposals import Proposals, Wanted
 from iotdb_cluster.cluster.request_ids import RequestIds
 from iotdb_cluster.data import NotReady, Retiring, StaleRequest
 from iotdb_cluster.errors import CallerError, CorruptData, Moved, NotLeader, OutcomeUnknown, StaleSchema, Status
-from iotdb_cluster.packing import pack
+from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.requests import RequestId
 from tests.cluster.shell import run_virtual, world_of
 
@@ -212,7 +213,7 @@ def identified(
         proposals = Proposals(calls, Leaders(world, lambda _: 1, lambda _: [1]), ids)
         payload = lambda request: b"%d" % request.sequence  # noqa: E731
         try:
-            return await proposals.identified(lambda: 7, payload, Deadline(world, 2_000), opening)
+            return await proposals.identified(lambda: 7, Wanted(payload, opening), Deadline(world, 2_000))
         except CallerError as error:
             return error
 
@@ -247,3 +248,66 @@ def test_waiting_ends_with_the_time() -> None:
     assert ids.open == 0
     found, _, _ = identified(lambda _: NotReady("closed", True))
     assert isinstance(found, NotReady)
+
+
+def together(
+    attempts: list[object], later: Callable[[bytes], object] = lambda _: "later", count: int = 3
+) -> tuple[list[Any], list[list[bytes]], list[bytes], RequestIds]:
+    """(outcomes, the entries of each joint attempt, those that went alone, the ids): `attempts` are the answers."""
+    joint: list[list[bytes]] = []
+    alone: list[bytes] = []
+    ids = RequestIds(1, 1)
+
+    def answer(found: object) -> object:
+        if isinstance(found, CallerError):
+            raise found
+        return found
+
+    async def main() -> object:
+        world = world_of(2)
+        calls = Calls(1, NoPeers())
+
+        async def propose_together(body: memoryview, _: Deadline) -> bytes:
+            joint.append([bytes(entry) for entry in unpack(body[4:])[1]])
+            found: Any = answer(attempts[len(joint) - 1])
+            return pack([[None, dump_failure(one)] if isinstance(one, CallerError) else [one, None] for one in found])
+
+        async def propose(body: memoryview, _: Deadline) -> bytes:
+            alone.append(bytes(body[4:]))
+            return pack(answer(later(alone[-1])))
+
+        calls.handlers.update({"propose together": propose_together, "propose": propose})
+        proposals = Proposals(calls, Leaders(world, lambda _: 1, lambda _: [1]), ids)
+        wanted = [Wanted(lambda request: b"%d" % request.sequence)] * count
+        return await proposals.together(lambda: 7, wanted, Deadline(world, 2_000))
+
+    return run_virtual(main), joint, alone, ids  # type: ignore[return-value]
+
+
+def test_entries_go_together_and_each_has_its_own_outcome() -> None:
+    refusal = CallerError(Status.WRITE_PROCESS_REJECT, "no room")
+    outcomes, joint, alone, ids = together([["a", refusal, "c"]])
+    assert joint == [[b"1", b"2", b"3"]]
+    assert not alone
+    assert outcomes[0] == "a"
+    assert outcomes[2] == "c"
+    assert type(outcomes[1]) is CallerError
+    assert outcomes[1].code == Status.WRITE_PROCESS_REJECT
+    assert ids.open == 0
+
+
+def test_what_the_joint_attempt_leaves_open_goes_again_under_the_same_id() -> None:
+    outcomes, joint, alone, ids = together([OutcomeUnknown("?"), ["a", OutcomeUnknown("?"), NotLeader(0, "lost")]])
+    assert joint[0] == joint[1]
+    assert alone == [b"2", b"3"]
+    assert outcomes == ["a", "later", "later"]
+    assert ids.open == 0
+
+
+def test_a_refusal_after_an_unknown_outcome_stays_unknown() -> None:
+    refusal = CallerError(Status.WRITE_PROCESS_REJECT, "no room")
+    outcomes, *_ = together([OutcomeUnknown("?"), ["a", refusal, Moved("gone")]])
+    assert isinstance(outcomes[1], OutcomeUnknown)
+    assert isinstance(outcomes[2], Moved)  # final: had an earlier attempt been applied, its id would be known there
+    outcomes, *_ = together([["a", "b", OutcomeUnknown("?")]], later=lambda _: refusal)
+    assert isinstance(outcomes[2], OutcomeUnknown)

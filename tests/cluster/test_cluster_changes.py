@@ -43,9 +43,9 @@ class Fakes:
         await asyncio.sleep(0.001)
         self.seen, self.epoch = self.real, 2
 
-    async def identified(self, _group: Any, payload: Any, _deadline: Deadline) -> Any:
+    async def identified(self, _group: Any, wanted: Any, _deadline: Deadline) -> Any:
         self.sequence += 1
-        _, header = decode_header(payload(RequestId(1, 1, self.sequence, 1)))
+        _, header = decode_header(wanted.payload(RequestId(1, 1, self.sequence, 1)))
         if header.storage_group != self.real.id:
             raise CallerError(Status.STORAGE_GROUP_NOT_EXIST, "deleted")
         if header.slot_epoch < 2:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from unittest.mock import AsyncMock
@@ -13,6 +13,7 @@ import pytest
 
 from iotdb_cluster.cluster.calls import Deadline
 from iotdb_cluster.cluster.catalog import Known, Place, StorageGroupRef
+from iotdb_cluster.cluster.proposals import Wanted
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
 from iotdb_cluster.cluster.writes import WAVE_BYTES, Failure, Writer
 from iotdb_cluster.columns import Column, DataType, Tablet, shape_of
@@ -62,17 +63,11 @@ class FakeProposals:
         self.refuse = refuse
         self.sequence = 0
         self.written: list[int] = []
-        self.at_once = self.most = 0
+        self.at_once = self.most = self.calls_together = 0
 
-    async def identified(
-        self,
-        _group: Callable[[], int],
-        payload: Callable[[RequestId], bytes],
-        _deadline: Deadline,
-        _open_unit: Callable[[], Awaitable[None]] | None = None,
-    ) -> Any:
+    async def identified(self, _group: Callable[[], int], wanted: Wanted, _deadline: Deadline) -> Any:
         self.sequence += 1
-        entry = payload(RequestId(1, 1, self.sequence, 1))
+        entry = wanted.payload(RequestId(1, 1, self.sequence, 1))
         kind, header = decode_header(entry)
         assert kind is Kind.INSERT
         self.at_once += len(entry)
@@ -85,6 +80,11 @@ class FakeProposals:
             raise error
         self.written += times
         return "done"
+
+    async def together(self, group: Callable[[], int], wanted: Sequence[Wanted], deadline: Deadline) -> list[Any]:
+        self.calls_together += 1
+        each = (self.identified(group, one, deadline) for one in wanted)
+        return await asyncio.gather(*each, return_exceptions=True)
 
 
 def tablet(times: list[int], device: str = "root.sg.d1", names: tuple[str, ...] = ("s1",)) -> Tablet:
@@ -189,3 +189,11 @@ def test_a_huge_call_has_few_bytes_under_way_at_once() -> None:
     assert not run_virtual(main)
     assert proposals.sequence > 10
     assert proposals.most <= WAVE_BYTES
+
+
+def test_parts_of_one_data_group_go_there_in_one_call() -> None:
+    times = [partition * INTERVAL for partition in range(14)]  # all their slots belong to one group
+    failures, proposals = insert([tablet(times)], FakeCatalog())
+    assert not failures
+    assert proposals.calls_together == 1
+    assert sorted(proposals.written) == times
