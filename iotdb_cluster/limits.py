@@ -42,6 +42,7 @@ RPC_MEMO_BYTES_MAX = 16 * MIB  # sections of insert calls that are remembered wi
 ENTRY_BYTES_MAX = 4 * MIB  # one log entry; larger calls are cut by group, then by rows
 INFLIGHT_MESSAGES_MAX = 64  # append messages on the way to one follower
 INFLIGHT_BYTES_MAX = 16 * MIB  # their bytes
+READS_WAITING_MAX = 4096  # confirmations of its lead that a group's leader has open; a driver asks for few at a time
 APPEND_BYTES_MAX = 1 * MIB  # entries of one append message (one larger entry goes alone)
 UNCOMMITTED_BYTES_MAX = 64 * MIB  # proposed and not committed, a group; beyond it proposals are refused
 APPLY_BYTES_MAX = 1 * MIB  # entries that are applied in one loop turn

@@ -16,7 +16,8 @@ __all__ = ["Config"]
 class Config:
     """`id` is the replica's id in its group; `random` decides the election timeouts, so that a seed decides them.
 
-    Times are ticks, sizes bytes as `Entries.byte_size` counts them (`inflight` and `uncommitted`: payloads only).
+    Times are ticks, sizes bytes as `Entries.byte_size` counts them (`uncommitted`: payloads only). That counts every
+    entry, so a limit of bytes is one of entries too.
     `applied` is the last index that the state machine holds at the start.
     """
 
@@ -38,6 +39,8 @@ class Config:
     inflight_bytes_max: int = limits.INFLIGHT_BYTES_MAX  # 0: no limit
     uncommitted_bytes_max: int = limits.UNCOMMITTED_BYTES_MAX
     committed_bytes_per_ready_max: int = limits.COMMITTED_BYTES_PER_READY_MAX
+    reads_waiting_max: int = limits.READS_WAITING_MAX  # for a confirmation; further ones get no answer: ask again
+    check_single_leader: bool = True  # stop where a term has two leaders; etcd's harness can make one up
 
     def verify(self) -> None:
         """InvariantViolation where the settings contradict each other."""
@@ -52,5 +55,6 @@ class Config:
             self.message_bytes_max,
         )
         check(self.uncommitted_bytes_max > 0, "%d uncommitted bytes", self.uncommitted_bytes_max)
+        check(self.reads_waiting_max > 0, "%d waiting reads", self.reads_waiting_max)
         check(self.committed_bytes_per_ready_max > 0, "%d committed bytes", self.committed_bytes_per_ready_max)
         check(self.check_quorum or not self.lease_reads, "lease reads need check_quorum")

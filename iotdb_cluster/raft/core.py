@@ -96,12 +96,20 @@ class Core:
         self._switch(restore(state, self._new_member))
         check(self._same_members(state), "configuration %s is not what %s gives", self.configuration, state)
         check(hard.commit <= self.log.last_index, "stored commit %d, last index %d", hard.commit, self.log.last_index)
+        self._check_term(hard.term)
         self.term, self.vote = hard.term, hard.vote
-        # What was applied was committed, even where the commit index did not get to the disk in time.
-        self.log.commit_to(max(hard.commit, config.applied))
+        self.log.commit_to(hard.commit)
         if config.applied:
-            self.log.applied_to(config.applied, 0)
+            # What was applied was committed, even where the commit index did not get to the disk in time.
+            self.log.begin_applied(config.applied)
         self.become_follower(self.term, NO_NODE)
+
+    def _check_term(self, term: int) -> None:
+        """An entry is written with its term or after it; what stands before the log may come from elsewhere."""
+        log = self.log
+        if log.last_index >= log.first_index:
+            last_term, last = log.last_id()
+            check(last_term <= term, "stored term %d, but entry %d is of term %d", term, last, last_term)
 
     def _same_members(self, state: ConfState) -> bool:
         own = self.configuration.conf_state()
@@ -194,7 +202,7 @@ class Core:
             self.send(
                 Message(MessageType.APP, to, 0, 0, previous_term, previous, log.committed, entries=entries),
             )
-            progress.sent_entries(len(entries.terms), entries.payload_bytes)
+            progress.sent_entries(len(entries.terms), entries.byte_size)
         progress.sent_commit = log.committed
         return True
 

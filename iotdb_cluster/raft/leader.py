@@ -133,6 +133,13 @@ def _append_refused(core: Core, message: Message, progress: Progress) -> None:
 
 def _append_done(core: Core, message: Message, progress: Progress) -> None:
     source, index = message.source, message.index
+    check(
+        index <= core.log.last_index,
+        "member %d acknowledges %d, the log ends at %d",
+        source,
+        index,
+        core.log.last_index,
+    )
     state = progress.state
     if not progress.maybe_update(index) and not (progress.match == index and state is ProgressState.PROBE):
         return
@@ -200,7 +207,9 @@ def _read_index(core: Core, message: Message) -> None:
     elif core.committed_in_term:
         _start_read(core, message)
     else:
-        core.pending_reads.append(message)  # the commit index may lie behind that of an earlier leader
+        # The commit index may lie behind that of an earlier leader.
+        if len(core.pending_reads) < core.config.reads_waiting_max:
+            core.pending_reads.append(message)
 
 
 def _start_read(core: Core, message: Message) -> None:
@@ -208,6 +217,8 @@ def _start_read(core: Core, message: Message) -> None:
         _answer_read(core, message, core.log.committed)
         return
     reads = core.read_index
+    if len(reads.waiting) >= core.config.reads_waiting_max:
+        return
     reads.add(message, core.log.committed)
     reads.acknowledge(core.id, reads.heartbeat_context())
     core.broadcast_heartbeat()

@@ -17,7 +17,9 @@ __all__ = ["RaftLog"]
 
 
 class RaftLog:
-    """applied <= applying <= committed <= last index, and none of the first three ever decreases.
+    """applied <= applying <= committed <= last index, none of the first three ever decreases, and no entry up to
+    `committed` is ever replaced. With asynchronous writes the state machine is given nothing that is not durable here:
+    then applying < offset.
 
     The tail's first entry has index `offset`; entries below `offset_in_progress` were handed to the log writer. A tail
     that is handed out is copied, so that what is replaced here later does not change under the writer.
@@ -114,7 +116,6 @@ class RaftLog:
         last_new = index + len(entries.terms)
         conflict = self._find_conflict(index + 1, entries.terms)
         if conflict:
-            check(conflict > self.committed, "entry %d contradicts the committed %d", conflict, self.committed)
             self._replace_from(
                 conflict, entries if conflict == entries.first else entries.slice(conflict, last_new + 1)
             )
@@ -132,6 +133,7 @@ class RaftLog:
     def _replace_from(self, index: int, entries: Entries) -> None:
         """`entries` take the place of everything from `index` on."""
         at = index - self.offset
+        check(index > self.committed, "entries from %d replace committed ones, up to %d", index, self.committed)
         check(at <= len(self._terms), "entries from %d leave a gap behind %d", index, self.last_index)
         if at < 0:
             self.offset = self.offset_in_progress = index
@@ -186,6 +188,9 @@ class RaftLog:
         at = index - self.offset
         if not 0 <= at < len(self._terms) or self._terms[at] != term:
             return
+        check(index < self.offset_in_progress, "entry %d counts as durable, %d was not handed out", index, index)
+        held = self.view.last_index()
+        check(index <= held, "entry %d counts as durable, the stable log ends at %d", index, held)
         del self._terms[: at + 1]
         del self._kinds[: at + 1]
         del self._data[: at + 1]
@@ -193,6 +198,9 @@ class RaftLog:
         self.offset_in_progress = max(self.offset_in_progress, self.offset)
 
     def stable_snapshot_to(self, index: int) -> None:
+        """A received snapshot is installed: log and state machine begin with it."""
+        check(index <= self.committed, "snapshot %d is installed, commit is %d", index, self.committed)
+        self.applying = max(self.applying, index)
         if self.snapshot is not None and self.snapshot.index == index:
             self.snapshot = None
             self.snapshot_in_progress = False
@@ -244,7 +252,14 @@ class RaftLog:
 
     def accept_applying(self, index: int, size: int, allow_unstable: bool) -> None:
         """The state machine has entries up to `index`, of `size` bytes, in hand."""
-        check(index <= self.committed, "applying %d beyond commit %d", index, self.committed)
+        check(self.applying <= index, "applying %d after %d", index, self.applying)
+        check(
+            index <= self._appliable_to(allow_unstable),
+            "applying %d, commit is %d, durable %d",
+            index,
+            self.committed,
+            self.offset - 1,
+        )
         self.applying = index
         self.applying_bytes += size
         # Where the limit held something back, wait for an answer: otherwise many small reads would follow.
@@ -252,16 +267,23 @@ class RaftLog:
             allow_unstable
         )
 
+    def begin_applied(self, index: int) -> None:
+        """At the start: the state machine holds the entries up to `index`, so that they are committed."""
+        check(self.applied <= index, "applied %d lies before the log, which begins behind %d", index, self.applied)
+        check(index <= self.last_index, "applied %d, last index %d", index, self.last_index)
+        self.commit_to(index)
+        self.applying = self.applied = index
+
     def applied_to(self, index: int, size: int) -> None:
         check(
-            self.applied <= index <= self.committed,
-            "applied %d, was %d, commit %d",
+            self.applied <= index <= self.applying <= self.committed,
+            "applied %d, was %d, handed out %d, commit %d",
             index,
             self.applied,
+            self.applying,
             self.committed,
         )
         self.applied = index
-        self.applying = max(self.applying, index)
         self.applying_bytes = max(0, self.applying_bytes - size)
         self.applying_paused = self.applying_bytes >= self.applying_bytes_max
 

@@ -23,6 +23,7 @@ from iotdb_cluster.raft.message import (
     LOCAL_APPEND,
     LOCAL_APPLY,
     NO_ENTRIES,
+    NO_NODE,
     ConfChange,
     ConfState,
     Entries,
@@ -63,6 +64,9 @@ _RESPONSES: Final = frozenset(
         MessageType.PRE_VOTE_RESP.value,
     )
 )
+
+
+_FROM_LEADER: Final = frozenset((MessageType.APP.value, MessageType.HEARTBEAT.value, MessageType.SNAP.value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +270,15 @@ class RawNode:
                 raise UnknownPeer(f"a message of type {kind} is local, {message.source} sent it")
             if kind in _RESPONSES and message.source not in self._raft.progress and message.source != self._raft.id:
                 raise UnknownPeer(f"{message.source} is no member")
+            if message.term == self._raft.term and kind in _FROM_LEADER:
+                self._check_leader(message.source)
         self._raft.step(message)
+
+    def _check_leader(self, source: int) -> None:
+        raft = self._raft
+        lead = raft.leader
+        one = lead in (source, NO_NODE) or not raft.config.check_single_leader
+        check(one, "replica %d: term %d has two leaders, %d and %d", raft.id, raft.term, lead, source)
 
     def campaign(self) -> None:
         """Start an election now."""
@@ -357,6 +369,7 @@ class RawNode:
             ready.soft_state = SoftState(raft.leader, raft.role)
         before, hard = self._hard, self._hard_state()
         if hard != before:
+            _check_hard_state(raft.id, before, hard)
             ready.hard_state = self._hard = hard
         ready.must_sync = bool(ready.entries.terms) or hard.vote != before.vote or hard.term != before.term
         if self._async:
@@ -430,6 +443,14 @@ class RawNode:
 
 def _has_all(progress: Progress, last: int) -> bool:
     return progress.match == last and progress.sent_commit == last and progress.state is ProgressState.REPLICATE
+
+
+def _check_hard_state(replica: int, before: HardState, now: HardState) -> None:
+    """The term never decreases, there is one vote a term, and the commit index never decreases."""
+    check(now.term >= before.term, "replica %d: term %d after %d", replica, now.term, before.term)
+    once = now.term > before.term or before.vote in (NO_NODE, now.vote)
+    check(once, "replica %d votes for %d and %d in term %d", replica, before.vote, now.vote, now.term)
+    check(now.commit >= before.commit, "replica %d: commit %d after %d", replica, now.commit, before.commit)
 
 
 def _describe(progress: Progress) -> MemberStatus:

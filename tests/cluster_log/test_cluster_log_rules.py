@@ -200,6 +200,20 @@ def test_corruption_before_the_end_refuses_the_start_and_names_the_place(make_be
         bench.open()
 
 
+def test_a_lost_record_of_a_term_does_not_take_the_term_along(make_bench: Any, kit: Any) -> None:
+    """An accepted loss hits the hard state alone: the entries behind it say the term."""
+    bench = make_bench()
+    for records in ([append(1, 1, b"a"), State(1, HardState(1, 2, 1))], [State(1, HardState(7, 3, 1))]):
+        bench.write(bench.open(), [records])
+    bench.write(bench.open(), [[Append(1, Entries(2, [7], [0], [b"b"]))]])
+    places = batches(bench, kit)
+    path, offset = places[3]  # 2, 4 and 6 are the empty ones of the stops
+    bench.disk.flip(path, offset + 60, 3)
+    found = bench.reopened(accept_loss=True)[1]
+    assert sorted(found.entries) == [1, 2]
+    assert found.hard_state == HardState(7, 0, 1)
+
+
 def test_a_begun_batch_behind_a_damaged_one_is_corruption(make_bench: Any, kit: Any) -> None:
     bench = make_bench(idle_ms=1e9, batch_bytes_max=3 * kit.BLOCK)
     log = bench.open()

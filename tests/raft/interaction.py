@@ -240,6 +240,7 @@ class Environment:
                 inflight_messages_max=number("inflight", 1 << 31),
                 inflight_bytes_max=0,
                 uncommitted_bytes_max=NO_LIMIT,
+                check_single_leader=False,
                 committed_bytes_per_ready_max=number("max-committed-size-per-ready", NO_LIMIT),
             )
             if config.lease_reads and not config.check_quorum:

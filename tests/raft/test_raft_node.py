@@ -129,6 +129,24 @@ def test_a_read_waits_for_the_first_commit_of_the_term() -> None:
     assert group.reads[1] == [ReadState(1, b"early")]
 
 
+def test_waiting_reads_are_bounded() -> None:
+    group = Group(3, reads_waiting_max=2)
+    leader = group.elect()
+    group.cut = lambda message: message.type is MessageType.HEARTBEAT
+    for number in range(4):
+        leader.read_index(b"%d" % number)
+    group.settle()
+    group.cut = lambda _: False
+    leader.tick()
+    group.settle()
+    assert [state.context for state in group.reads[1]] == [b"0", b"1"]
+    leader.read_index(b"5")
+    group.settle()
+    assert group.reads[1][-1] == ReadState(1, b"5")
+    with pytest.raises(InvariantViolation):
+        RawNode(Config(1, MemoryLog(ConfState((1,))), Random(1), reads_waiting_max=0))
+
+
 def test_lease_reads_ask_nobody() -> None:
     group = Group(3, lease_reads=True)
     leader = group.elect()
@@ -168,7 +186,9 @@ def test_append_messages_are_bounded_and_pipelined() -> None:
     group.logs[1].append(ready.entries)
     leader.advance()
     leader.propose([b"x"])
-    assert sum(message.to == 2 for message in leader.ready().messages) == 1  # the window is not full yet
+    ready = leader.ready()
+    assert sum(message.to == 2 for message in ready.messages) == 1  # the window is not full yet
+    group.logs[1].append(ready.entries)
     leader.advance()
 
 

@@ -137,6 +137,128 @@ def test_progress_invariants(steps: list[tuple[int, int, int]]) -> None:
         assert (progress.state is ProgressState.SNAPSHOT) == (progress.pending_snapshot > 0)
 
 
+class Pair:
+    """A leader and one follower with nothing but `Progress` between them; messages are lost, late and doubled.
+
+    The follower's log is a list of terms, as is the leader's; what they agree on is known by comparing the lists.
+    """
+
+    def __init__(self, leader: list[int], follower: list[int], compacted: int) -> None:
+        self.leader, self.follower, self.compacted = leader, follower, compacted
+        self.progress = Progress(0, len(leader) + 1, Inflights(2, 40))
+        self.mail: list[tuple[str, int, list[int]]] = []  # to the follower: previous index and entries, or a snapshot
+        self.answers: list[tuple[bool, int, int]] = []  # accepted, index, hint
+        self.acknowledged = 0
+
+    def agreed(self) -> int:
+        """The last index up to which both logs are the same."""
+        same = [a == b for a, b in zip(self.leader, self.follower, strict=False)]
+        return same.index(False) if False in same else len(same)
+
+    def send(self) -> None:
+        progress = self.progress
+        if progress.is_paused:
+            return
+        previous = progress.next - 1
+        if previous < self.compacted:
+            progress.become_snapshot(self.compacted)
+            self.mail.append(("snapshot", self.compacted, self.leader[: self.compacted]))
+            return
+        entries = self.leader[previous : previous + 2]
+        progress.sent_entries(len(entries), 15 * len(entries))
+        self.mail.append(("append", previous, entries))
+
+    def receive(self, at: int, keep: bool) -> None:
+        kind, index, entries = self.mail[at] if keep else self.mail.pop(at)
+        if kind == "snapshot":
+            if self.agreed() < index:
+                self.follower = list(entries)
+            self.answers.append((True, max(index, self.acknowledged), 0))
+        elif index <= len(self.follower) and self.follower[:index] == self.leader[:index]:
+            end = index + len(entries)
+            if self.follower[index:end] != entries:
+                self.follower[index:] = entries
+            self.answers.append((True, end, 0))
+        else:
+            self.answers.append((False, index, min(index - 1, len(self.follower))))
+
+    def answer(self, at: int) -> None:
+        accepted, index, hint = self.answers.pop(at)
+        progress = self.progress
+        if not accepted:
+            if progress.maybe_decrease(index, hint) and progress.state is ProgressState.REPLICATE:
+                progress.become_probe()
+            return
+        self.acknowledged = max(self.acknowledged, index)
+        if progress.maybe_update(index) or (progress.match == index and progress.state is ProgressState.PROBE):
+            if progress.state is ProgressState.REPLICATE:
+                progress.inflights.free_to(index)
+            elif progress.state is ProgressState.PROBE or progress.match >= self.compacted:
+                progress.become_probe()
+                progress.become_replicate()
+
+    def check(self) -> None:
+        progress = self.progress
+        assert progress.match == self.acknowledged <= self.agreed()
+        assert progress.match < progress.next <= len(self.leader) + 1
+        assert len(progress.inflights) <= 2
+        assert progress.inflights.bytes <= 40 + 30
+        if progress.state is ProgressState.REPLICATE:
+            assert progress.is_paused == progress.inflights.full or not progress.inflights.full
+        assert (progress.state is ProgressState.SNAPSHOT) == (progress.pending_snapshot > 0)
+
+    def heal(self) -> None:
+        """As a heartbeat does where messages were lost."""
+        if self.progress.state is ProgressState.SNAPSHOT:
+            self.progress.become_probe()
+        self.progress.paused = False
+
+
+terms = st.lists(st.integers(1, 3), max_size=8).map(sorted)
+
+
+@settings(deadline=None, max_examples=200)
+@given(terms, terms, st.data())
+def test_progress_brings_a_follower_up(leader: list[int], follower: list[int], data: st.DataObject) -> None:
+    """Whatever is lost, doubled or late: `match` is what the follower has, and in the end it has everything."""
+    # Logs of one group: equal (index, term) means an equal past, which sorted lists give from the first difference on.
+    cut = next((i for i, (a, b) in enumerate(zip(leader, follower, strict=False)) if a != b), None)
+    if cut is not None:
+        follower = [*follower[:cut], *(term + 10 for term in follower[cut:])]
+    pair = Pair(leader, follower, data.draw(st.integers(0, len(leader))))
+    for _ in range(data.draw(st.integers(0, 25))):
+        what = data.draw(
+            st.sampled_from(("send", "send", "receive", "double", "answer", "lose", "unreachable", "beat"))
+        )
+        if what == "send":
+            pair.send()
+        elif what in ("receive", "double") and pair.mail:
+            pair.receive(data.draw(st.integers(0, len(pair.mail) - 1)), what == "double")
+        elif what == "answer" and pair.answers:
+            pair.answer(data.draw(st.integers(0, len(pair.answers) - 1)))
+        elif what == "lose" and pair.mail:
+            pair.mail.pop()
+        elif what == "unreachable" and pair.progress.state is ProgressState.REPLICATE:
+            pair.progress.become_probe()
+        elif what == "beat":
+            pair.heal()
+        pair.check()
+    for _ in range(60):
+        if pair.progress.match == len(leader):
+            break
+        pair.mail.clear()
+        pair.answers.clear()
+        pair.heal()
+        pair.progress.become_probe()
+        pair.send()
+        if pair.mail:
+            pair.receive(0, False)
+            pair.answer(0)
+        pair.check()
+    assert pair.progress.match == len(leader)
+    assert pair.follower[: len(leader)] == leader
+
+
 # --- configurations ---------------------------------------------------------------------------------------------------
 def new_progress(learner: bool) -> Progress:
     return Progress(0, 1, Inflights(4, 0), learner=learner, active=True)
@@ -185,6 +307,30 @@ def test_configurations(steps: list[ConfChange]) -> None:
         again = restore(now.conf_state(), new_progress)
         assert again.configuration == now
         assert list(again.progress) == list(members.progress)
+
+
+def majorities(configuration: Configuration) -> list[set[int]]:
+    """Every set of voters that can decide."""
+    halves = [set(half) for half in (configuration.incoming, configuration.outgoing) if half]
+    voters = configuration.voters
+    sets = [set(c) for size in range(1, len(voters) + 1) for c in itertools.combinations(voters, size)]
+    return [chosen for chosen in sets if all(2 * len(chosen & half) > len(half) for half in halves)]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(conf_changes, max_size=8))
+def test_majorities_before_and_after_a_change_overlap(steps: list[ConfChange]) -> None:
+    """No two decide without each other: what the old majority has committed the new one knows."""
+    members = Members(Configuration((1, 2, 3)), {node: new_progress(False) for node in (1, 2, 3)})
+    for change in steps:
+        before = members.configuration
+        try:
+            members = apply_change(members, change, new_progress)
+        except ChangeRefused:
+            continue
+        after = majorities(members.configuration)
+        assert after
+        assert all(old & new for old in majorities(before) for new in after)
 
 
 # --- log --------------------------------------------------------------------------------------------------------------

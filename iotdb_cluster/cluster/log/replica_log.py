@@ -230,6 +230,9 @@ class ReplicaLog:
             self._cut_from(index)
             self._last = index - 1
         self.hard_state = self.hard_state._replace(commit=min(self.hard_state.commit, self._last))
+        if self._last > self._mark_index and self.term(self._last) > self.hard_state.term:
+            # The record of this term is among what was lost; so is whom the replica voted for in it.
+            self.hard_state = HardState(self.term(self._last), 0, self.hard_state.commit)
 
     @property
     def first_held(self) -> int:
