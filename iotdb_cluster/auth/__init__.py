@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from iotdb_cluster.auth.passwords import SALT_BYTES, check_password, hash_password, verify_password
-from iotdb_cluster.auth.privileges import OPERATION_PRIVILEGES, Privilege, no_permission, privilege_of
-from iotdb_cluster.auth.state import ADMINISTRATOR, AuthState
+from iotdb_cluster.auth.privileges import (
+    OPEN_OPERATIONS,
+    OPERATION_PRIVILEGES,
+    Privilege,
+    no_permission,
+    privilege_of,
+)
+from iotdb_cluster.auth.state import NAME_CHARS_MIN, AuthState
 
 __all__ = [
-    "ADMINISTRATOR",
+    "NAME_CHARS_MIN",
+    "OPEN_OPERATIONS",
     "OPERATION_PRIVILEGES",
     "SALT_BYTES",
     "AuthState",

@@ -6,7 +6,15 @@ from enum import IntEnum
 
 from iotdb_cluster.errors import CallerError, Status
 
-__all__ = ["OPERATION_PRIVILEGES", "PATH_PRIVILEGES", "Privilege", "no_permission", "privilege_of"]
+__all__ = [
+    "ALTERNATIVES",
+    "OPEN_OPERATIONS",
+    "OPERATION_PRIVILEGES",
+    "PATH_PRIVILEGES",
+    "Privilege",
+    "no_permission",
+    "privilege_of",
+]
 
 
 class Privilege(IntEnum):
@@ -43,8 +51,9 @@ class Privilege(IntEnum):
 # These belong to a path; the others ignore it and stand under root.
 PATH_PRIVILEGES = frozenset(Privilege(number) for number in range(6))
 
-# What an operation (by the name that a refusal shows) needs; None: the administrator alone. What is not listed here
-# needs nothing. A user may always change their own password.
+# What an operation (by the name that a refusal shows) needs; None: the administrator alone. What stands neither here
+# nor in OPEN_OPERATIONS is the administrator's alone. A user may always change their own password, and the LIST
+# operations show nothing where the privilege is missing.
 OPERATION_PRIVILEGES: dict[str, Privilege | None] = {
     "SET_STORAGE_GROUP": Privilege.SET_STORAGE_GROUP,
     "DELETE_STORAGE_GROUP": None,
@@ -56,6 +65,11 @@ OPERATION_PRIVILEGES: dict[str, Privilege | None] = {
     "INSERT": Privilege.INSERT_TIMESERIES,
     "QUERY": Privilege.READ_TIMESERIES,
     "LAST": Privilege.READ_TIMESERIES,
+    "UDTF": Privilege.READ_TIMESERIES,
+    "AGGREGATION": Privilege.READ_TIMESERIES,
+    "GROUPBYTIME": Privilege.READ_TIMESERIES,
+    "GROUP_BY_FILL": Privilege.READ_TIMESERIES,
+    "FILL": Privilege.READ_TIMESERIES,
     "CREATE_USER": Privilege.CREATE_USER,
     "DELETE_USER": Privilege.DELETE_USER,
     "MODIFY_PASSWORD": Privilege.MODIFY_PASSWORD,
@@ -96,7 +110,17 @@ OPERATION_PRIVILEGES: dict[str, Privilege | None] = {
     "TRACING": None,
     "GRANT_WATERMARK_EMBEDDING": None,
     "REVOKE_WATERMARK_EMBEDDING": None,
+    "CREATE_TEMPLATE": None,
+    "SET_SCHEMA_TEMPLATE": None,
 }
+
+# What everybody may do: looking at schema and at the server's work, and statements that nobody can have carried out.
+OPEN_OPERATIONS = frozenset(
+    ("SHOW", "SHOW_MERGE_STATUS", "UPDATE", "DESCRIBE", "SHOW_METADATA", "CREATE_INDEX", "DROP_INDEX", "QUERY_INDEX")
+)
+
+# Another privilege that serves as well: the original asks for the one on the right where a role is given to a user.
+ALTERNATIVES = {Privilege.GRANT_USER_ROLE: Privilege.GRANT_ROLE_PRIVILEGE}
 
 
 def privilege_of(name: str) -> Privilege:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from iotdb_cluster.auth.privileges import PATH_PRIVILEGES, Privilege
+from iotdb_cluster.auth.privileges import ALTERNATIVES, PATH_PRIVILEGES, Privilege
 from iotdb_cluster.errors import CallerError, Status
 from iotdb_cluster.schema.paths import ROOT, PathPattern, split_path
 
-__all__ = ["ADMINISTRATOR", "AuthState"]
+__all__ = ["NAME_CHARS_MIN", "AuthState"]
 
-ADMINISTRATOR = "root"
+ADMINISTRATOR = "root"  # where nobody chose another name
 NAME_CHARS_MIN = 4
 
 _Grants = dict[str, set[Privilege]]
@@ -65,8 +65,9 @@ class AuthState:
     there; on "root" it covers everything.
     """
 
-    def __init__(self) -> None:
-        self._users: dict[str, _User] = {ADMINISTRATOR: _User("")}
+    def __init__(self, administrator: str = ADMINISTRATOR) -> None:
+        self.administrator = administrator  # may do everything; cannot be dropped
+        self._users: dict[str, _User] = {administrator: _User("")}
         self._roles: dict[str, _Grants] = {}
 
     # --- users --------------------------------------------------------------------------------------------------------
@@ -84,7 +85,7 @@ class AuthState:
         self._users[name] = _User(hashed)
 
     def drop_user(self, name: str) -> None:
-        if name == ADMINISTRATOR:
+        if name == self.administrator:
             raise _refused("Default administrator cannot be deleted")
         if name not in self._users:
             raise _refused(f"User {name} does not exist")
@@ -135,13 +136,13 @@ class AuthState:
 
     def grant_user(self, user: str, privileges: Iterable[Privilege], path: str) -> None:
         """All of the privileges, or none."""
-        if user == ADMINISTRATOR:
+        if user == self.administrator:
             raise _refused("Invalid operation, administrator already has all privileges")
         _grant(self._user(user).grants, f"User {user}", sorted(set(privileges)), path)
 
     def revoke_user(self, user: str, privileges: Iterable[Privilege], path: str) -> None:
         """All of the privileges, or none."""
-        if user == ADMINISTRATOR:
+        if user == self.administrator:
             raise _refused("Invalid operation, administrator must have all privileges")
         _revoke(self._user(user).grants, f"User {user}", sorted(set(privileges)), path)
 
@@ -161,14 +162,15 @@ class AuthState:
 
     def allowed(self, user: str, privilege: Privilege | None, path: str | None = None) -> bool:
         """Whether the user has the privilege, on that path where it belongs to paths; None: the administrator alone."""
-        if user == ADMINISTRATOR:
+        if user == self.administrator:
             return True
         found = self._users.get(user)
         if found is None or privilege is None:
             return False
         nodes = split_path(ROOT if path is None or privilege not in PATH_PRIVILEGES else path)
+        serving = {privilege, Privilege.ALL, ALTERNATIVES.get(privilege, privilege)}
         return any(
-            (privilege in granted or Privilege.ALL in granted) and _covering(place).matches(nodes)
+            not serving.isdisjoint(granted) and _covering(place).matches(nodes)
             for grants in (found.grants, *(self._roles[role] for role in sorted(found.roles)))
             for place, granted in grants.items()
         )
@@ -224,11 +226,12 @@ class AuthState:
                 for name, user in sorted(self._users.items())
             ],
             "roles": [[name, _dump_grants(grants)] for name, grants in sorted(self._roles.items())],
+            "administrator": self.administrator,
         }
 
     @classmethod
     def load(cls, dumped: dict[str, Any]) -> AuthState:
-        state = cls()
+        state = cls(dumped.get("administrator", ADMINISTRATOR))
         state._users = {
             name: _User(password, _load_grants(grants), set(roles)) for name, password, grants, roles in dumped["users"]
         }

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from iotdb_cluster.auth import NAME_CHARS_MIN
 from iotdb_cluster.cluster.keys import CLUSTER_FILE, ENGINE_FILE, KEYS, Key
 from iotdb_cluster.cluster.settings import NodeAddress, Settings, parse_seed
 from iotdb_cluster.columns import DataType
@@ -195,6 +196,12 @@ def _type(text: str) -> DataType:
     return DataType[text.upper()]
 
 
+def _user(text: str) -> str:
+    if len(text) < NAME_CHARS_MIN or any(letter.isspace() for letter in text):
+        raise ValueError(f"a name of at least {NAME_CHARS_MIN} characters without blanks is wanted")
+    return text
+
+
 def _seeds(text: str) -> tuple[NodeAddress, ...]:
     seeds = tuple(parse_seed(item) for item in text.split(",") if item.strip())
     if not seeds:
@@ -219,6 +226,7 @@ _KINDS: dict[str, Callable[[str], Any]] = {
     "precision": _choice("ms", "us", "ns"),
     "type": _type,
     "seeds": _seeds,
+    "user": _user,
     "listen": lambda text: "" if text in ("0.0.0.0", "::") else text,
     "directory": str,
     "directories": lambda text: tuple(item.strip() for item in text.split(",") if item.strip()),

@@ -116,6 +116,7 @@ class Housekeeping:
 
     async def _flush_asked(self) -> None:
         self._asked.clear()
+        await self._keep_meta()
         asking, self._asking = self._asking, []
         wanted = [groups for groups, _ in asking if groups is not None]
         everything = len(wanted) < len(asking)
@@ -194,6 +195,7 @@ class Housekeeping:
         crowded = group is not None and group.replica in self._crowding
         due = self._meta.checkpoint_due
         if due or (crowded and self._meta.index > self._meta.checkpointed):
+            self._meta.checkpoint_asked = False
             snapshot = self._meta.snapshot()
             try:
                 await self._world.workers.run(self._meta.stage, snapshot)
@@ -292,6 +294,11 @@ class Housekeeping:
                     machine.replaced.remove(data)
                     data.close()
                     await self._world.workers.run(self._world.files.remove_tree, data.directory)
+
+    async def snapshot_schema(self, deadline: Deadline) -> None:
+        """Checkpoints of every group of this node, of the meta group too: a restart reads the schema from them."""
+        self._meta.checkpoint_asked = True
+        await self._flush_call(memoryview(pack({"storage_groups": None})), deadline)
 
     # --- the log ------------------------------------------------------------------------------------------------------
 

@@ -9,10 +9,37 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CLUSTER_FILE", "ENGINE_FILE", "KEYS", "Key"]
+__all__ = ["CLUSTER_FILE", "ENGINE_FILE", "KEYS", "RELOADED", "Key"]
 
 CLUSTER_FILE = "iotdb-cluster.properties"
 ENGINE_FILE = "iotdb-engine.properties"
+
+
+# Settings that are read whenever they matter: LOAD CONFIGURATION changes them. All others need a restart.
+RELOADED = frozenset(
+    {
+        "auto_create_schema",
+        "connection_timeout_ms",
+        "connections_max",
+        "consistency",
+        "frame_bytes_max",
+        "infer_boolean",
+        "infer_floating",
+        "infer_integer",
+        "infer_long",
+        "infer_nan",
+        "log_bytes_max",
+        "memtable_bytes_max",
+        "memtable_flush_age_ms",
+        "memtable_flush_bytes",
+        "query_series_max",
+        "query_timeout_ms",
+        "read_timeout_ms",
+        "slow_query_threshold_ms",
+        "storage_group_level",
+        "write_timeout_ms",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +53,21 @@ class Key:
     about: str
     setting: str = ""
     kind: str = "text"
-    reload: bool = False
     common: bool = False  # must be equal on all nodes
     refuse: str = ""
+
+    @property
+    def reload(self) -> bool:
+        """Whether LOAD CONFIGURATION changes it while the node runs."""
+        return self.setting in RELOADED
 
 
 def _c(name: str, default: str, setting: str, kind: str, about: str, *, common: bool = False) -> Key:
     return Key(name, CLUSTER_FILE, "honoured", default, about, setting, kind, common=common)
 
 
-def _e(
-    name: str, default: str, setting: str, kind: str, about: str, *, common: bool = False, reload: bool = False
-) -> Key:
-    return Key(name, ENGINE_FILE, "honoured", default, about, setting, kind, reload, common)
+def _e(name: str, default: str, setting: str, kind: str, about: str, *, common: bool = False) -> Key:
+    return Key(name, ENGINE_FILE, "honoured", default, about, setting, kind, common)
 
 
 def _n(file: str, about: str, *names: str) -> list[Key]:
@@ -169,6 +198,7 @@ _ENGINE: list[Key] = [
     _e("floating_string_infer_type", "FLOAT", "infer_floating", "type", "type of a number with a point", common=True),
     _e("nan_string_infer_type", "DOUBLE", "infer_nan", "type", "type of NaN", common=True),
     _e("float_precision", "2", "float_precision", "count", "decimals at read of RLE and TS_2DIFF floating series"),
+    _e("admin_name", "root", "admin_name", "user", "the administrator's name; first start only", common=True),
     _e("admin_password", "root", "admin_password", "text", "the administrator's password; first start only"),
     _r(ENGINE_FILE, "rpc_advanced_compression_enable", "true", "Snappy inside frames is not spoken"),
     _r(ENGINE_FILE, "enable_influxdb_rpc_service", "true", "the Influx protocol is not spoken"),
@@ -184,7 +214,6 @@ _ENGINE: list[Key] = [
     *_n(ENGINE_FILE, "the cluster's own key decides", "enable_auto_create_schema"),
     *_n(ENGINE_FILE, "late rows are kept", "enable_discard_out_of_order_data"),
     *_n(ENGINE_FILE, "a TTL is set for each storage group: SET TTL TO", "default_ttl"),
-    *_n(ENGINE_FILE, "the administrator is root", "admin_name"),
     *_n(ENGINE_FILE, "a bad column never spoils a row", "enable_partial_insert"),
     *_n(ENGINE_FILE, "partitioning is always on", "enable_partition"),
     *_n(

@@ -48,7 +48,7 @@ class Membership:
             (number, Address(*self._addresses[number].dump()))
             for number in sorted(identifiers(settings.seeds).values())
         ]
-        command = commands.bootstrap(settings.fixed(), nodes, hashed, level=LEVEL)
+        command = commands.bootstrap(settings.fixed(), nodes, hashed, administrator=settings.admin_name, level=LEVEL)
         await self._meta.propose(lambda _: command, Deadline(self._world, STEP_TIMEOUT_MS))
 
     async def register(self) -> None:

@@ -15,12 +15,14 @@ from iotdb_cluster.cluster.proposals import GROUP
 from iotdb_cluster.cluster.request_ids import RequestIds
 from iotdb_cluster.errors import CallerError, OutcomeUnknown, Status
 from iotdb_cluster.meta import MetaState
-from iotdb_cluster.packing import unpack
+from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.requests import RequestId
 
 __all__ = ["MetaAccess"]
 
 logger = logging.getLogger(__name__)
+
+SETTLE_MS = 1_000  # a node that does not follow within is cut off, or down: nobody waits longer for it
 
 
 class MetaAccess:
@@ -60,6 +62,31 @@ class MetaAccess:
             raise CallerError(
                 Status.CONSISTENCY_FAILURE, "the meta group has no leader that answers: try again"
             ) from None
+
+    def register(self, calls: Calls) -> None:
+        calls.handlers["meta applied"] = self._applied_call
+
+    async def settle(self, deadline: Deadline) -> None:
+        """Wait until every node that can be reached decides by what this one has applied."""
+        body = pack({"index": self._machine.index})
+        others = [node.id for node in self.state.nodes if node.registered and node.id != self._calls.node]
+
+        async def follow(node: int) -> None:
+            try:
+                await self._calls.call(node, "meta applied", body, deadline.within(SETTLE_MS))
+            except CallerError as error:
+                logger.info("node %d has not followed a change yet: %s", node, error.message)
+
+        await asyncio.gather(*map(follow, others))
+
+    async def _applied_call(self, body: memoryview, deadline: Deadline) -> bytes:
+        head, _ = unpack(body)
+        try:
+            async with asyncio.timeout(max(0.0, deadline.left_ms) / 1000):
+                await self._driver.wait_applied(self._group, int(head["index"]))
+        except TimeoutError:
+            raise CallerError(Status.TIME_OUT, f"meta entry {head['index']} is not applied here yet") from None
+        return pack(None)
 
     async def propose(self, command: Callable[[RequestId], bytes], deadline: Deadline) -> Any:
         """Have a command decided; its value, when this node has applied it, if it can. Raises what the decision was."""

@@ -39,6 +39,7 @@ class MetaMachine:
         self.term = 0
         self.members = ConfState()
         self.checkpointed = 0
+        self.checkpoint_asked = False
 
     # --- applying -----------------------------------------------------------------------------------------------------
 
@@ -59,7 +60,7 @@ class MetaMachine:
 
     @property
     def checkpoint_due(self) -> bool:
-        return self.index - self.checkpointed >= CHECKPOINT_ENTRIES
+        return self.checkpoint_asked or self.index - self.checkpointed >= CHECKPOINT_ENTRIES
 
     @property
     def forgettable(self) -> int:

@@ -10,13 +10,18 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
+from iotdb_cluster.cluster.accounts import Accounts
+from iotdb_cluster.cluster.activity import Activity, first_query_id
 from iotdb_cluster.cluster.admin import AdminConnection
+from iotdb_cluster.cluster.administration import Administration
 from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
 from iotdb_cluster.cluster.catalog import Catalog
 from iotdb_cluster.cluster.changes import Changes
 from iotdb_cluster.cluster.compaction import MERGE_CALL, Compaction
+from iotdb_cluster.cluster.configuration import Loaded
 from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.duties import Duties
@@ -43,6 +48,7 @@ from iotdb_cluster.cluster.points import PointServing
 from iotdb_cluster.cluster.privileges import Privileges
 from iotdb_cluster.cluster.proposals import Proposals
 from iotdb_cluster.cluster.queries import Queries
+from iotdb_cluster.cluster.reloading import Reloading
 from iotdb_cluster.cluster.replicas import TICK_PART, Replicas
 from iotdb_cluster.cluster.request_ids import RequestIds
 from iotdb_cluster.cluster.room import DiskSpace, RoomGuard
@@ -76,6 +82,7 @@ HANDLERS = (
     *("propose", "propose together", "resolve", "retired"),
     *("schema", "points", "scan open", "scan pull", "scan close"),
     *(MARKS_CALL, FLUSH_CALL, MERGE_CALL, CLEAR_CACHE_CALL, "state", "digest"),
+    *("configuration", "activity", "kill query", "tracing", "schema snapshot", "meta applied"),
     *SNAPSHOT_CALLS,
 )
 
@@ -83,11 +90,22 @@ HANDLERS = (
 class Node:
     """One node. `run` ends when `request_stop` is called, or with the failure that stopped it."""
 
-    def __init__(self, world: World, settings: Settings, facts: Mapping[str, Any] | None = None) -> None:
-        """`facts` are told with the node's health: what its process knows of itself."""
+    def __init__(
+        self,
+        world: World,
+        settings: Settings,
+        facts: Mapping[str, Any] | None = None,
+        read_configuration: Callable[[], Loaded] | None = None,
+    ) -> None:
+        """`facts` are told with the node's health: what its process knows of itself.
+
+        `read_configuration` reads the property files again (on a worker); without it there is nothing to reload.
+        """
         self._facts = dict(facts or {})
         self._world = world
-        self._settings = settings
+        self._settings = replace(settings)  # its own: LOAD CONFIGURATION changes it
+        self._read_configuration = read_configuration or (lambda: Loaded(settings, ()))
+        self._client: ClientService | None = None
         self._stop: asyncio.Future[None] | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         self._machines: dict[int, DataMachine] = {}
@@ -320,15 +338,23 @@ class Node:
             self._calls,
             self._leaders,
             settings,
-            lambda: queries.running(),
-            self._housekeeping.flush_tasks,
+            lambda deadline: activity.queries(deadline),
+            lambda deadline: activity.flush_tasks(deadline),
             self._compaction.tasks,
         )
         queries = Queries(world, services, VERSION)
+        activity = Activity(self._meta, self._calls, queries.running, queries.kill, self._housekeeping.flush_tasks)
+        reloading = Reloading(world, settings, self._read_configuration, self._meta, self._calls, self._configured)
+        administration = Administration(
+            self._meta, self._calls, queries, activity, reloading, self._housekeeping.snapshot_schema
+        )
+        for room in (self._meta, activity, reloading, administration):
+            room.register(self._calls)
         writer = self._writer = Writer(self._catalog, self._proposals, settings, world.workers)
         texts = TextConverter(self._catalog, settings)
         changes = Changes(self._meta, self._catalog, self._proposals, self._calls, self._leaders, settings)
         privileges = Privileges(self._meta)
+        accounts = Accounts(world, self._meta)
         statements = Statements(
             world,
             settings,
@@ -339,8 +365,17 @@ class Node:
             queries,
             Everywhere(self._meta, self._calls),
             privileges,
+            accounts,
+            administration,
         )
         return ClientNode(world, settings, self._meta, writer, texts, changes, queries, statements, privileges)
+
+    def _configured(self) -> None:
+        """Settings have changed: tell those that keep a copy."""
+        self._peers.connect_within(self._settings.connection_timeout_ms)
+        if self._client is not None:
+            self._client.limits.connections_max = self._settings.connections_max
+            self._client.limits.frame_bytes_max = self._settings.frame_bytes_max
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """A task of the node's own: its failure is the node's."""
@@ -426,8 +461,13 @@ class Node:
     async def _until_serving(self) -> None:
         """Open the client port when this node knows the cluster and its groups have leaders."""
         settings = self._settings
-        client = ClientService(
-            self._world, self._handler, self._fault, settings.connections_max, settings.frame_bytes_max
+        client = self._client = ClientService(
+            self._world,
+            self._handler,
+            self._fault,
+            settings.connections_max,
+            settings.frame_bytes_max,
+            first_query_id(self._calls.node),
         )
         self._endings.push_async_callback(self._ports.close)
         self._endings.push_async_callback(client.close)

@@ -46,6 +46,10 @@ class NodePeers:
     def identify(self, identity: PeerIdentity) -> None:
         self._pool.identify(identity)
 
+    def connect_within(self, timeout_ms: float) -> None:
+        """How long attempts to connect may take from now on."""
+        self._pool.connect_within(timeout_ms)
+
     def _peer(self, address: NodeAddress, channel: Channel) -> PeerClient:
         return self._pool.peer(address.host, _PORTS[channel](address), channel.value)
 

@@ -16,8 +16,10 @@ from iotdb_cluster.auth import OPERATION_PRIVILEGES, no_permission
 from iotdb_cluster.cluster.calls import Deadline
 from iotdb_cluster.cluster.settings import NodeAddress
 from iotdb_cluster.cluster.statement_reads import Interrupted, ReadServices, StatementReads
+from iotdb_cluster.cluster.tracing import Trace
 from iotdb_cluster.columns import Column, Int64Array, RowBatch
 from iotdb_cluster.errors import CallerError, Moved, StaleSchema, Status
+from iotdb_cluster.limits import STATEMENT_SHOWN_CHARS_MAX
 from iotdb_cluster.query import Plan, QueryContext, Steps, prepare
 from iotdb_cluster.query.operators import select_rows
 from iotdb_cluster.query.requests import (
@@ -49,8 +51,23 @@ HEAVY = (Pull, Aggregate)  # what follows their answers may take long: it goes t
 
 @dataclass(slots=True)
 class _Running:
+    """A query in the process list. `scope` bounds what it does at the moment, `result` is its open result set."""
+
     info: RunningQuery
     killed: bool = False
+    scope: asyncio.Timeout | None = None
+    result: QueryResult | None = None
+    trace: Trace | None = None
+
+    def kill(self) -> None:
+        """End it: now, where it is at work, else at its next fetch; what it holds open goes either way."""
+        self.killed = True
+        if self.scope is not None and not self.scope.expired():
+            self.scope.reschedule(asyncio.get_running_loop().time())
+
+    def check(self) -> None:
+        if self.killed:
+            raise CallerError(Status.QUERY_PROCESS_ERROR, f"query {self.info.id} was killed")
 
 
 class Queries:
@@ -61,6 +78,8 @@ class Queries:
         self._services = services
         self._version = version
         self._running: dict[int, _Running] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self.tracing = False  # TRACING ON, on this node
 
     # --- the process list ---------------------------------------------------------------------------------------------
 
@@ -68,13 +87,16 @@ class Queries:
         """Queries that have a result set open, by id."""
         return [entry.info for _, entry in sorted(self._running.items())]
 
-    def kill(self, query_id: int | None) -> None:
-        """End a query, or all; 411 where there is none of that id."""
-        if query_id is not None and query_id not in self._running:
-            raise CallerError(Status.QUERY_PROCESS_ERROR, f"Query Id {query_id} is not exist, please check it.")
-        for number, entry in self._running.items():
-            if query_id is None or number == query_id:
-                entry.killed = True
+    def kill(self, query_id: int | None) -> int:
+        """End a query of this node, or all; how many that were."""
+        ended = [entry for number, entry in self._running.items() if query_id is None or number == query_id]
+        for entry in ended:
+            entry.kill()
+            if entry.result is not None and entry.scope is None:  # it rests between two fetches
+                task = asyncio.get_running_loop().create_task(entry.result.close())
+                self._ending.add(task)
+                task.add_done_callback(self._ending.discard)
+        return len(ended)
 
     def leader_address(self, group: int) -> NodeAddress | None:
         """The address of the node that leads a data group, where it is another one and known."""
@@ -97,14 +119,22 @@ class Queries:
         query_id: int,
     ) -> QueryResult:
         """Plan a query and get its first rows: until then it may start anew; the others come with the fetches."""
-        entry = _Running(RunningQuery(self._world.clock.wall_ms(), query_id, text))
+        shown = text[:STATEMENT_SHOWN_CHARS_MAX]
+        entry = _Running(RunningQuery(self._world.clock.wall_ms(), query_id, shown))
+        if self.tracing:
+            entry.trace = Trace(self._world.clock, query_id, session.user, text)
         self._running[query_id] = entry
         began_ms = self._world.clock.monotonic_ms()
         try:
-            return await self._begin(session, statement, entry, zone, fetch_rows, timeout_ms)
-        except BaseException:
-            self.finished(query_id)
+            result = await self._begin(session, statement, entry, zone, fetch_rows, timeout_ms)
+        except BaseException as error:
+            self.finished(query_id, f"failed ({error})")
             raise
+        else:
+            entry.result = result
+            if entry.trace is not None:
+                entry.trace.planned(len(result.header.columns))
+            return result
         finally:
             took_ms = self._world.clock.monotonic_ms() - began_ms
             if took_ms >= self._services.settings.slow_query_threshold_ms:
@@ -143,11 +173,13 @@ class Queries:
             except BaseException:
                 await reads.close()
                 raise
-            return QueryResult(self, plan, runner, reads, entry.info.id, first)
+            return QueryResult(self, plan, runner, reads, entry, first)
         raise CallerError(Status.QUERY_PROCESS_ERROR, "the query could not be planned")
 
-    def finished(self, query_id: int) -> None:
-        self._running.pop(query_id, None)
+    def finished(self, query_id: int, how: str = "closed") -> None:
+        entry = self._running.pop(query_id, None)
+        if entry is not None and entry.trace is not None:
+            entry.trace.ended("killed" if entry.killed else how)
 
     # --- metadata -----------------------------------------------------------------------------------------------------
 
@@ -181,7 +213,7 @@ class _Runner:
         self._user = user
         self._operation = "LAST" if statement.operation == "LAST" else "QUERY"
         self._limit_ms = limit_ms
-        restricted = user != "root" and isinstance(statement, Select)
+        restricted = user != reads.auth.administrator and isinstance(statement, Select)
         # ALIGN BY DEVICE asks for all series of its devices and reads those that it selects.
         self._checks_matched = restricted and isinstance(statement, Select) and not statement.align_by_device
         self._checks_read = restricted
@@ -191,14 +223,16 @@ class _Runner:
         """The generator's result; 701 where the statement's time is up."""
         self._reads.extend(Deadline(self._world, self._limit_ms))
         try:
-            async with asyncio.timeout(self._limit_ms / 1000):
+            async with asyncio.timeout(self._limit_ms / 1000) as self._entry.scope:
                 return await self._run(steps)
         except TimeoutError:
+            self._entry.check()
             raise CallerError(
                 Status.TIME_OUT,
                 "Current query is time out, please check your statement or modify timeout parameter.",
             ) from None
         finally:
+            self._entry.scope = None
             await self._rest()
             if self._working is None:
                 steps.close()
@@ -222,16 +256,18 @@ class _Runner:
     async def _run(self, steps: Steps[T]) -> T:
         ended, found = _step(steps, None)
         while not ended:
-            if self._entry.killed:
-                raise CallerError(Status.QUERY_PROCESS_ERROR, f"query {self._entry.info.id} was killed")
+            self._entry.check()
             request: Request = found
             if self._checks_read and isinstance(request, OpenScan | Aggregate | Last | Nearest):
                 self._check(request.series)
+            began_ms = self._world.clock.monotonic_ms()
             try:
                 answer = await self._reads.answer(request)
             except CallerError as error:
                 ended, found = _throw(steps, error)
                 continue
+            if self._entry.trace is not None:
+                self._entry.trace.asked(request, answer, self._world.clock.monotonic_ms() - began_ms)
             if self._checks_matched and isinstance(request, MatchSeries):
                 for pattern, matched in zip(request.patterns, answer, strict=True):
                     self._check(matched)
@@ -281,14 +317,14 @@ class QueryResult:
         plan: Plan,
         runner: _Runner,
         reads: StatementReads,
-        query_id: int,
+        entry: _Running,
         first: RowBatch,
     ) -> None:
         self._queries = queries
         self._plan = plan
         self._runner = runner
         self._reads = reads
-        self._id = query_id
+        self._entry = entry
         self._first = first
         self._closed = False
         head = plan.header
@@ -304,7 +340,8 @@ class QueryResult:
         return self._closed or (self._plan.ended and not len(self._first))
 
     async def fetch(self, rows: int) -> RowBatch | None:
-        """The next rows, None at the end."""
+        """The next rows, None at the end; 411 where the query was killed."""
+        self._entry.check()
         if self._closed:
             return None
         batch = self._first
@@ -316,6 +353,8 @@ class QueryResult:
         if not len(batch):
             await self.close()
             return None
+        if self._entry.trace is not None:
+            self._entry.trace.fetched(len(batch))
         return batch
 
     async def _next(self, rows: int) -> RowBatch:
@@ -341,7 +380,7 @@ class QueryResult:
         if self._closed:
             return
         self._closed = True
-        self._queries.finished(self._id)
+        self._queries.finished(self._entry.info.id)
         await self._reads.close()  # all that the plan holds open anywhere
 
 

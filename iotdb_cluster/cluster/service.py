@@ -19,6 +19,7 @@ from iotdb_cluster.cluster.writes import Failure, Writer
 from iotdb_cluster.columns import Block
 from iotdb_cluster.errors import CallerError, Status
 from iotdb_cluster.rpc.handler import (
+    Done,
     InsertKind,
     MetadataKind,
     Redirect,
@@ -68,7 +69,13 @@ class ClientNode:
     # --- sessions -----------------------------------------------------------------------------------------------------
 
     def properties(self) -> ServerProperties:
-        return ServerProperties(VERSION, self._settings.timestamp_precision)
+        return ServerProperties(VERSION, self._settings.timestamp_precision, read_only=self._privileges.read_only)
+
+    def query_timeout_ms(self) -> int:
+        return self._settings.query_timeout_ms
+
+    def cancel(self, query_id: int) -> None:
+        self._queries.kill(query_id)
 
     async def login(self, user: str, password: str) -> None:
         await self._meta.barrier(Deadline(self._world, self._settings.read_timeout_ms))
@@ -100,7 +107,7 @@ class ClientNode:
         fetch_rows: int,
         timeout_ms: int,
         query_id: int,
-    ) -> ResultSet | None:
+    ) -> ResultSet | Done | None:
         return await self._statements.execute(session, statement, kind, fetch_rows, timeout_ms, query_id)
 
     async def execute_batch(self, session: Session, statements: Sequence[str]) -> Sequence[CallerError | None]:
@@ -195,11 +202,13 @@ class ClientNode:
         return await self._queries.metadata(kind, column_path)
 
     async def create_template(self, session: Session, template: TemplateRequest) -> None:
-        del session, template
+        del template
+        await self._admit(session, "CREATE_TEMPLATE")
         raise CallerError(Status.UNSUPPORTED_OPERATION, "createSchemaTemplate is not supported")
 
     async def set_template(self, session: Session, name: str, path: str) -> None:
-        del session, name, path
+        del name, path
+        await self._admit(session, "SET_SCHEMA_TEMPLATE")
         raise CallerError(Status.UNSUPPORTED_OPERATION, "setSchemaTemplate is not supported")
 
 

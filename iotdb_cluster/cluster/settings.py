@@ -61,9 +61,12 @@ def parse_seed(text: str) -> NodeAddress:
     return NodeAddress(host, *numbers)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Settings:
-    """One node's configuration. `address` is what is handed out, `listen_*` what is bound ("" binds every address)."""
+    """One node's configuration. `address` is what is handed out, `listen_*` what is bound ("" binds every address).
+
+    Only `reloading.py` changes it, and only the settings of `keys.RELOADED`: who keeps a copy of one misses that.
+    """
 
     address: NodeAddress
     seeds: tuple[NodeAddress, ...]
@@ -103,6 +106,7 @@ class Settings:
     log_bytes_max: int = limits.LOG_BYTES_MAX
     disk_free_min_bytes: int = 1 * limits.GIB
     slow_query_threshold_ms: int = 5_000
+    admin_name: str = "root"
     admin_password: str = "root"
 
     @property
@@ -134,5 +138,6 @@ class Settings:
             "hash_salt": limits.SLOT_SALT,
             "partition_interval": self.partition_interval_ms // 1000,
             "timestamp_precision": self.timestamp_precision,
+            "admin_name": self.admin_name,
             "seed_nodes": sorted(seed.name for seed in self.seeds),
         }

@@ -82,8 +82,8 @@ class ReadServices:
     calls: Calls
     leaders: Leaders
     settings: Settings
-    running: Callable[[], list[RunningQuery]]
-    flushing: Callable[[], FlushTasksInfo]
+    running: Callable[[Deadline], Awaitable[list[RunningQuery]]]  # of all nodes
+    flushing: Callable[[Deadline], Awaitable[FlushTasksInfo]]
     merging: Callable[[], list[MergeInfo]]
 
 
@@ -465,7 +465,7 @@ class StatementReads:
 
     async def _flush_tasks(self, request: FlushTasks) -> FlushTasksInfo:
         del request
-        return self._s.flushing()
+        return await self._s.flushing(self._deadline)
 
     async def _merge_tasks(self, request: MergeTasks) -> list[MergeInfo]:
         del request
@@ -473,7 +473,7 @@ class StatementReads:
 
     async def _list_queries(self, request: ListQueries) -> list[RunningQuery]:
         del request
-        return self._s.running()
+        return await self._s.running(self._deadline)
 
 
 _HANDLERS: dict[type, Any] = {

@@ -6,13 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import tzinfo
 from typing import Any
 
-from iotdb_cluster.auth import (
-    SALT_BYTES,
-    Privilege,
-    check_password,
-    hash_password,
-    privilege_of,
-)
+from iotdb_cluster.cluster.accounts import Accounts
+from iotdb_cluster.cluster.administration import Administration
 from iotdb_cluster.cluster.calls import Deadline
 from iotdb_cluster.cluster.changes import Changes
 from iotdb_cluster.cluster.everywhere import Everywhere
@@ -26,10 +21,9 @@ from iotdb_cluster.cluster.texts import TextConverter
 from iotdb_cluster.cluster.writes import Writer
 from iotdb_cluster.errors import CallerError, Status
 from iotdb_cluster.limits import INT64_MAX, INT64_MIN, STATEMENT_CACHE_CHARS_MAX
-from iotdb_cluster.meta import commands
 from iotdb_cluster.partition import partition_bounds
 from iotdb_cluster.query import is_planned
-from iotdb_cluster.rpc.handler import ResultSet, Session, StatementKind, TextRow
+from iotdb_cluster.rpc.handler import Done, ResultSet, Session, StatementKind, TextRow
 from iotdb_cluster.rpc.zones import zone_info
 from iotdb_cluster.schema import Alter
 from iotdb_cluster.sql import (
@@ -42,39 +36,27 @@ from iotdb_cluster.sql import (
     AlterSet,
     AlterTimeseries,
     AlterUpsert,
-    AlterUser,
     And,
     ClearCache,
     CompareOp,
     Comparison,
-    CreateRole,
-    CreateSnapshot,
     CreateTimeseries,
-    CreateUser,
     Delete,
     DeletePartition,
     DeleteStorageGroups,
     DeleteTimeseries,
-    DropRole,
-    DropUser,
     Flush,
-    GrantRoleToUser,
     Insert,
-    Kill,
     Literal,
     LiteralKind,
     Merge,
     ParseContext,
-    PrivilegeChange,
     RawItem,
-    RevokeRoleFromUser,
     Select,
     SelectItem,
     SetStorageGroup,
-    SetSystemMode,
     SetTtl,
     Statement,
-    Tracing,
     UnsetTtl,
     Unsupported,
     parse,
@@ -101,6 +83,8 @@ class Statements:
         queries: Queries,
         everywhere: Everywhere,
         privileges: Privileges,
+        accounts: Accounts,
+        administration: Administration,
     ) -> None:
         self._world = world
         self._settings = settings
@@ -111,7 +95,7 @@ class Statements:
         self._queries = queries
         self._everywhere = everywhere
         self._privileges = privileges
-        self._handlers: dict[type, Callable[[Session, Any, Deadline], Awaitable[None]]] = {
+        self._handlers: dict[type[Statement], Callable[[Any, Deadline], Awaitable[Done | None]]] = {
             Insert: self._insert,
             Delete: self._delete,
             DeletePartition: self._delete_partitions,
@@ -122,28 +106,18 @@ class Statements:
             AlterTimeseries: self._alter_timeseries,
             SetTtl: self._set_ttl,
             UnsetTtl: self._unset_ttl,
-            CreateUser: self._create_user,
-            DropUser: self._drop_user,
-            AlterUser: self._alter_user,
-            CreateRole: self._create_role,
-            DropRole: self._drop_role,
-            PrivilegeChange: self._change_privileges,
-            GrantRoleToUser: self._grant_role,
-            RevokeRoleFromUser: self._revoke_role,
             Flush: self._flush_statement,
             Merge: self._merge,
             ClearCache: self._clear_cache,
-            CreateSnapshot: self._nothing,
-            Tracing: self._nothing,
-            SetSystemMode: self._set_mode,
-            Kill: self._kill,
+            **accounts.handlers,
+            **administration.handlers,
         }
 
     # --- entry points -------------------------------------------------------------------------------------------------
 
     async def execute(
         self, session: Session, text: str, kind: StatementKind, fetch_rows: int, timeout_ms: int, query_id: int
-    ) -> ResultSet | None:
+    ) -> ResultSet | Done | None:
         """Run one statement of the kind that the call wants."""
         zone = zone_info(session.zone)
         statement = await self._parse(text, zone)
@@ -153,8 +127,7 @@ class Statements:
             raise CallerError(Status.EXECUTE_STATEMENT_ERROR, "Statement is a query statement.")
         if statement.is_query:
             return await self._query(session, statement, text, zone, fetch_rows, timeout_ms, query_id)
-        await self._update(session, statement)
-        return None
+        return await self._update(session, statement)
 
     async def _parse(self, text: str, zone: tzinfo) -> Statement:
         context = ParseContext(zone, self._world.clock.wall_ms(), self._settings.timestamp_precision)
@@ -223,19 +196,15 @@ class Statements:
     def _deadline(self) -> Deadline:
         return Deadline(self._world, self._settings.write_timeout_ms)
 
-    async def _update(self, session: Session, statement: Statement) -> None:
+    async def _update(self, session: Session, statement: Statement) -> Done | None:
+        """Every statement without a result set comes by here: none is carried out that the session may not ask for."""
+        deadline = self._deadline()
+        await self._privileges.require_statement(session, statement, deadline)
         if isinstance(statement, Unsupported):
             raise CallerError(statement.code, statement.message)
-        handler = self._handlers.get(type(statement))
-        if handler is None:
-            name = statement.operation.replace("_", " ")
-            raise CallerError(Status.UNSUPPORTED_OPERATION, f"{name} is not supported by this server")
-        if not isinstance(statement, SetSystemMode | Kill):
-            self._privileges.require_writable()
-        await handler(session, statement, self._deadline())
+        return await self._handlers[type(statement)](statement, deadline)
 
-    async def _insert(self, session: Session, statement: Insert, deadline: Deadline) -> None:
-        self._privileges.require_here(session, "INSERT", statement.device)
+    async def _insert(self, statement: Insert, deadline: Deadline) -> None:
         row = TextRow(statement.device, statement.measurements, list(statement.values), statement.time)
         converted = await self._texts.convert([row], deadline)
         if converted.blocks:
@@ -244,132 +213,53 @@ class Statements:
         if converted.errors[0] is not None:
             raise converted.errors[0]
 
-    async def _delete(self, session: Session, statement: Delete, deadline: Deadline) -> None:
-        await self._privileges.require(session, "DELETE", *statement.paths, deadline=deadline)
+    async def _delete(self, statement: Delete, deadline: Deadline) -> None:
         for path in statement.paths:
             await self._changes.delete_points(path, statement.start, statement.end, deadline)
 
-    async def _delete_partitions(self, session: Session, statement: DeletePartition, deadline: Deadline) -> None:
+    async def _delete_partitions(self, statement: DeletePartition, deadline: Deadline) -> None:
         """The points of whole time partitions."""
-        await self._privileges.require(session, "DELETE", statement.path, deadline=deadline)
         interval = self._settings.partition_interval_ms
         for partition in statement.partitions:
             low, high = partition_bounds(partition, interval)
             low, high = max(low, INT64_MIN), min(high, INT64_MAX)
             await self._changes.delete_points(statement.path, low, high, deadline)
 
-    async def _set_storage_group(self, session: Session, statement: SetStorageGroup, deadline: Deadline) -> None:
-        await self._privileges.require(session, "SET_STORAGE_GROUP", statement.path, deadline=deadline)
+    async def _set_storage_group(self, statement: SetStorageGroup, deadline: Deadline) -> None:
         await self._changes.set_storage_group(statement.path, deadline)
 
-    async def _delete_storage_groups(
-        self, session: Session, statement: DeleteStorageGroups, deadline: Deadline
-    ) -> None:
-        await self._privileges.require(session, "DELETE_STORAGE_GROUP", *statement.paths, deadline=deadline)
+    async def _delete_storage_groups(self, statement: DeleteStorageGroups, deadline: Deadline) -> None:
         await self._changes.delete_storage_groups(statement.paths, deadline)
 
-    async def _create_timeseries(self, session: Session, statement: CreateTimeseries, deadline: Deadline) -> None:
-        await self._privileges.require(session, "CREATE_TIMESERIES", statement.path, deadline=deadline)
+    async def _create_timeseries(self, statement: CreateTimeseries, deadline: Deadline) -> None:
         (error,) = await self._changes.create_series([statement_spec(statement)], deadline)
         if error is not None:
             raise error
 
-    async def _delete_timeseries(self, session: Session, statement: DeleteTimeseries, deadline: Deadline) -> None:
-        await self._privileges.require(session, "DELETE_TIMESERIES", *statement.paths, deadline=deadline)
+    async def _delete_timeseries(self, statement: DeleteTimeseries, deadline: Deadline) -> None:
         outcomes = await self._changes.delete_series(statement.paths, deadline)
         if any(outcomes):
             raise CallerError(Status.MULTIPLE_ERROR, "some paths were not deleted", outcomes)
 
-    async def _alter_timeseries(self, session: Session, statement: AlterTimeseries, deadline: Deadline) -> None:
-        await self._privileges.require(session, "ALTER_TIMESERIES", statement.path, deadline=deadline)
+    async def _alter_timeseries(self, statement: AlterTimeseries, deadline: Deadline) -> None:
         await self._changes.alter(statement.path, _alteration(statement.change), deadline)
 
-    async def _set_ttl(self, session: Session, statement: SetTtl, deadline: Deadline) -> None:
-        await self._privileges.require(session, "TTL", statement.path, deadline=deadline)
+    async def _set_ttl(self, statement: SetTtl, deadline: Deadline) -> None:
         await self._changes.set_ttl(statement.path, min(statement.ttl, INT64_MAX), deadline)
 
-    async def _unset_ttl(self, session: Session, statement: UnsetTtl, deadline: Deadline) -> None:
-        await self._privileges.require(session, "TTL", statement.path, deadline=deadline)
+    async def _unset_ttl(self, statement: UnsetTtl, deadline: Deadline) -> None:
         await self._changes.set_ttl(statement.path, None, deadline)
-
-    # --- users --------------------------------------------------------------------------------------------------------
-
-    async def _hashed(self, password: str) -> str:
-        check_password(password)
-        salt = self._world.random.randbytes(SALT_BYTES)
-        return await self._world.workers.run(hash_password, password, salt)
-
-    async def _create_user(self, session: Session, statement: CreateUser, deadline: Deadline) -> None:
-        await self._privileges.require(session, statement.operation, deadline=deadline)
-        hashed = await self._hashed(statement.password)
-        await self._meta.propose(lambda request: commands.create_user(request, statement.user, hashed), deadline)
-
-    async def _drop_user(self, session: Session, statement: DropUser, deadline: Deadline) -> None:
-        await self._privileges.require(session, statement.operation, deadline=deadline)
-        await self._meta.propose(lambda request: commands.drop_user(request, statement.user), deadline)
-
-    async def _alter_user(self, session: Session, statement: AlterUser, deadline: Deadline) -> None:
-        if statement.user != session.user:
-            await self._privileges.require(session, statement.operation, deadline=deadline)
-        hashed = await self._hashed(statement.password)
-        await self._meta.propose(lambda request: commands.alter_password(request, statement.user, hashed), deadline)
-
-    async def _create_role(self, session: Session, statement: CreateRole, deadline: Deadline) -> None:
-        await self._privileges.require(session, statement.operation, deadline=deadline)
-        await self._meta.propose(lambda request: commands.create_role(request, statement.role), deadline)
-
-    async def _drop_role(self, session: Session, statement: DropRole, deadline: Deadline) -> None:
-        await self._privileges.require(session, statement.operation, deadline=deadline)
-        await self._meta.propose(lambda request: commands.drop_role(request, statement.role), deadline)
-
-    async def _change_privileges(self, session: Session, statement: PrivilegeChange, deadline: Deadline) -> None:
-        await self._privileges.require(session, statement.operation, deadline=deadline)
-        privileges: list[Privilege] = [privilege_of(name) for name in statement.privileges]
-        command = {
-            (True, False): commands.grant_user_privileges,
-            (False, False): commands.revoke_user_privileges,
-            (True, True): commands.grant_role_privileges,
-            (False, True): commands.revoke_role_privileges,
-        }[statement.grant, statement.is_role]
-        await self._meta.propose(lambda request: command(request, statement.name, privileges, statement.path), deadline)
-
-    async def _grant_role(self, session: Session, statement: GrantRoleToUser, deadline: Deadline) -> None:
-        await self._privileges.require(session, statement.operation, deadline=deadline)
-        await self._meta.propose(
-            lambda request: commands.grant_role_to_user(request, statement.role, statement.user), deadline
-        )
-
-    async def _revoke_role(self, session: Session, statement: RevokeRoleFromUser, deadline: Deadline) -> None:
-        await self._privileges.require(session, statement.operation, deadline=deadline)
-        await self._meta.propose(
-            lambda request: commands.revoke_role_from_user(request, statement.role, statement.user), deadline
-        )
 
     # --- utilities ----------------------------------------------------------------------------------------------------
 
-    async def _flush_statement(self, session: Session, statement: Flush, deadline: Deadline) -> None:
-        await self._privileges.require(session, "FLUSH", deadline=deadline)
+    async def _flush_statement(self, statement: Flush, deadline: Deadline) -> None:
         await self._everywhere.flush(statement.paths, deadline)
 
-    async def _merge(self, session: Session, statement: Merge, deadline: Deadline) -> None:
-        await self._privileges.require(session, statement.operation, deadline=deadline)
+    async def _merge(self, statement: Merge, deadline: Deadline) -> None:
         await self._everywhere.merge(statement.full, deadline)
 
-    async def _clear_cache(self, session: Session, statement: ClearCache, deadline: Deadline) -> None:
-        await self._privileges.require(session, statement.operation, deadline=deadline)
+    async def _clear_cache(self, _: ClearCache, deadline: Deadline) -> None:
         await self._everywhere.clear_caches(deadline)
-
-    async def _nothing(self, session: Session, statement: Statement, deadline: Deadline) -> None:
-        """Success: what the statement asks for is done by itself here, or has no counterpart."""
-        await self._privileges.require(session, statement.operation, deadline=deadline)
-
-    async def _set_mode(self, session: Session, statement: SetSystemMode, deadline: Deadline) -> None:
-        await self._privileges.require(session, statement.operation, deadline=deadline)
-        self._privileges.read_only = statement.read_only
-
-    async def _kill(self, session: Session, statement: Kill, deadline: Deadline) -> None:
-        await self._privileges.require(session, statement.operation, deadline=deadline)
-        self._queries.kill(statement.query_id)
 
 
 def _alteration(change: AlterChange) -> Alter:

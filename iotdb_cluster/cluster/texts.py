@@ -35,7 +35,7 @@ class TextConverter:
 
     def __init__(self, catalog: Catalog, settings: Settings) -> None:
         self._catalog = catalog
-        self._rules = settings.inference
+        self._settings = settings
 
     async def convert(self, rows: Sequence[TextRow], deadline: Deadline) -> Converted:
         """The rows as blocks, series created where that is allowed."""
@@ -77,7 +77,7 @@ class TextConverter:
                 if name in there or name in missing.get(row.device, {}):
                     continue
                 try:
-                    chosen = kind if kind is not None else infer_type(text, self._rules)
+                    chosen = kind if kind is not None else infer_type(text, self._settings.inference)
                     missing.setdefault(row.device, {})[name] = chosen
                 except CallerError as error:
                     failures.setdefault(row.device, {})[name] = error

@@ -32,6 +32,7 @@ __all__ = [
     "revoke_role_from_user",
     "revoke_role_privileges",
     "revoke_user_privileges",
+    "set_system_mode",
     "set_ttl",
     "unset_ttl",
 ]
@@ -48,6 +49,7 @@ def bootstrap(
     nodes: Sequence[tuple[int, Address]],
     administrator_password: str,
     *,
+    administrator: str = "root",
     level: int = 1,
 ) -> bytes:
     """The first entry: the cluster exists. A repetition with equal settings and nodes changes nothing.
@@ -62,6 +64,7 @@ def bootstrap(
         settings=dict(settings),
         nodes=[[node, *address] for node, address in nodes],
         password=administrator_password,
+        administrator=administrator,
         level=level,
     )
 
@@ -104,6 +107,11 @@ def set_ttl(request: RequestId, path: str, ttl_ms: int) -> bytes:
 def unset_ttl(request: RequestId, path: str) -> bytes:
     """For every storage group at or below the path. Value: {"paths": [...]}; none is no error."""
     return _command("set_ttl", request, path=path, ttl=None)
+
+
+def set_system_mode(request: RequestId, read_only: bool) -> bytes:
+    """Whether clients may change anything, on all nodes, until it is said otherwise."""
+    return _command("set_system_mode", request, read_only=int(read_only))
 
 
 def create_user(request: RequestId, user: str, hashed: str) -> bytes:

@@ -59,6 +59,9 @@ class _Fields:
     def optional_number(self, name: str) -> int | None:
         return None if self._head.get(name) is None else self.number(name)
 
+    def optional_text(self, name: str, default: str) -> str:
+        return default if self._head.get(name) is None else self.text(name)
+
     def privileges(self) -> list[Privilege]:
         try:
             return [Privilege(number) for number in self.items("privileges")]
@@ -93,6 +96,7 @@ class MetaState:
         # The outcome of each request in the window: node -> sequence -> what `_remembered` reads.
         self._outcomes: dict[int, dict[int, Any]] = {}
         self._members_changed = 0
+        self._read_only = False
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -192,6 +196,11 @@ class MetaState:
         """Users and roles. Read only."""
         return self._auth
 
+    @property
+    def read_only(self) -> bool:
+        """Whether SET SYSTEM TO READONLY holds."""
+        return self._read_only
+
     # --- applying -----------------------------------------------------------------------------------------------------
 
     def apply(self, index: int, payload: bytes | memoryview) -> Result:
@@ -257,6 +266,7 @@ class MetaState:
         if not nodes or min(nodes) < 1 or len({node.address[:2] for node in nodes.values()}) < len(nodes):
             raise CallerError(Status.START_UP_ERROR, "a cluster begins with nodes of different addresses")
         level, password = fields.number("level"), fields.text("password")
+        administrator = fields.optional_text("administrator", "root")
         if self.bootstrapped:
             if settings == self._settings and set(nodes) == set(self._nodes):
                 return None
@@ -264,7 +274,8 @@ class MetaState:
         self._settings = settings
         self._level = level
         self._nodes = nodes
-        self._auth.set_password("root", password)
+        self._auth = AuthState(administrator)
+        self._auth.set_password(administrator, password)
         ring = Ring(nodes)
         self._groups[META_GROUP] = Group(
             META_GROUP, 1, tuple(Replica(node, node, at < META_VOTERS_MAX) for at, node in enumerate(ring.nodes))
@@ -321,6 +332,9 @@ class MetaState:
             raise CallerError(Status.ILLEGAL_PARAMETER, f"TTL should not be negative: {ttl_ms}")
         changed = self._storage_groups.set_ttl(fields.text("path"), ttl_ms, index)
         return {"paths": [group.path for group in changed]}
+
+    def _set_system_mode(self, _: int, fields: _Fields) -> Any:
+        self._read_only = bool(fields.number("read_only"))
 
     def _create_user(self, _: int, fields: _Fields) -> Any:
         self._auth.create_user(fields.text("user"), fields.text("password"))
@@ -381,6 +395,7 @@ class MetaState:
                     for node, outcomes in sorted(self._outcomes.items())
                 ],
                 "members_changed": self._members_changed,
+                "read_only": self._read_only,
             }
         )
         return _ENVELOPE.pack(_MAGIC, _SNAPSHOT_VERSION, crc32c.crc32c(body)) + body
@@ -412,6 +427,7 @@ class MetaState:
         state._window = RequestWindow.load(head["window"])
         state._outcomes = {node: dict(items) for node, items in head["outcomes"]}
         state._members_changed = head["members_changed"]
+        state._read_only = head.get("read_only", False)
         return state
 
 
@@ -422,6 +438,7 @@ _HANDLERS: dict[str, Callable[[MetaState, int, _Fields], Any]] = {
     "drop_storage_groups": MetaState._drop_storage_groups,
     "finish_drop": MetaState._finish_drop,
     "set_ttl": MetaState._set_ttl,
+    "set_system_mode": MetaState._set_system_mode,
     "create_user": MetaState._create_user,
     "drop_user": MetaState._drop_user,
     "alter_password": MetaState._alter_password,

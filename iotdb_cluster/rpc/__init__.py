@@ -9,6 +9,7 @@ All bytes from outside are checked here (docs/design/rpc.md); what comes out is 
 
 from iotdb_cluster.rpc.handler import (
     ClientHandler,
+    Done,
     InsertKind,
     MetadataKind,
     Redirect,
@@ -30,6 +31,7 @@ from iotdb_cluster.rpc.zones import canonical_zone, zone_info
 __all__ = [
     "ClientHandler",
     "ClientService",
+    "Done",
     "InsertKind",
     "MetadataKind",
     "PeerAnswer",

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from iotdb_cluster.errors import CallerError, Status, check
-from iotdb_cluster.limits import FRAME_BYTES_MAX, QUERY_TIMEOUT_MS, SESSIONS_PER_CONNECTION_MAX
+from iotdb_cluster.limits import SESSIONS_PER_CONNECTION_MAX
 from iotdb_cluster.rpc.cursors import Cursor, Login, fetch_rows
 from iotdb_cluster.rpc.handler import (
     ClientHandler,
+    Done,
     InsertKind,
     Redirect,
     ResultSet,
@@ -29,12 +30,20 @@ from iotdb_cluster.rpc.idl import client
 from iotdb_cluster.rpc.replies import EXECUTED, NOT_LOGGED_IN, part_statuses, status, status_of
 from iotdb_cluster.rpc.values import Insert
 
-__all__ = ["IGNORED", "METHODS", "NOT_SUPPORTED", "Caller", "Method", "write"]
+__all__ = ["IGNORED", "METHODS", "NOT_SUPPORTED", "Caller", "Limits", "Method", "write"]
 
 T = TypeVar("T")
 PROTOCOL_V3 = 2
 TIMED_OUT = "Current query is time out, please check your statement or modify timeout parameter."
 PYTHON_FETCH_TIMEOUT_MS = 1_000  # the stock Python client sends it with every fetch, whatever its user asked for
+
+
+@dataclass(slots=True)
+class Limits:
+    """What may change while the service runs."""
+
+    connections_max: int
+    frame_bytes_max: int
 
 
 class Caller(Protocol):
@@ -49,10 +58,20 @@ class Caller(Protocol):
     @property
     def address(self) -> str: ...
 
+    @property
+    def limits(self) -> Limits: ...
+
     def now_ms(self) -> int: ...
     def next_session_id(self) -> int: ...
     def next_statement_id(self) -> int: ...
-    def next_query_id(self) -> int: ...
+    def next_query_id(self) -> int:
+        """Of the query that begins now; see `works_on`."""
+        ...
+
+    def works_on(self, query_id: int) -> None:
+        """The call that is being answered is about this query of the connection: it may be cancelled meanwhile."""
+        ...
+
     async def canonical_zone(self, text: str) -> str:
         """ValueError where there is no such zone."""
         ...
@@ -78,8 +97,8 @@ async def _in_time(timeout_ms: int, call: Awaitable[T]) -> T:
         raise CallerError(Status.TIME_OUT, TIMED_OUT) from None
 
 
-def _timeout_ms(asked: int | None) -> int:
-    return asked if asked is not None and asked > 0 else QUERY_TIMEOUT_MS
+def _timeout_ms(caller: Caller, asked: int | None) -> int:
+    return asked if asked is not None and asked > 0 else caller.handler.query_timeout_ms()
 
 
 # --- sessions ---------------------------------------------------------------------------------------------------------
@@ -134,7 +153,9 @@ async def get_properties(caller: Caller, _: Any) -> Any:
         version=known.version,
         supportedTimeAggregationOperations=list(known.aggregations),
         timestampPrecision=known.timestamp_precision,
-        thriftMaxFrameSize=FRAME_BYTES_MAX,
+        maxConcurrentClientNum=caller.limits.connections_max,
+        thriftMaxFrameSize=caller.limits.frame_bytes_max,
+        isReadOnly=known.read_only,
     )
 
 
@@ -176,7 +197,7 @@ def _statement(kind: StatementKind) -> Callable[[Caller, Any], Awaitable[Any]]:
     async def execute(caller: Caller, req: Any) -> Any:
         login = _login(caller, req.sessionId)
         query_id = caller.next_query_id()
-        rows, timeout_ms = fetch_rows(req.fetchSize), _timeout_ms(req.timeout)
+        rows, timeout_ms = fetch_rows(req.fetchSize), _timeout_ms(caller, req.timeout)
 
         async def run() -> Any:
             result = await caller.handler.execute(
@@ -184,6 +205,8 @@ def _statement(kind: StatementKind) -> Callable[[Caller, Any], Awaitable[Any]]:
             )
             if result is None:
                 return client().TSExecuteStatementResp(status=_done(), queryId=query_id)
+            if isinstance(result, Done):
+                return client().TSExecuteStatementResp(status(Status.SUCCESS, result.message), query_id)
             return await _in_time(timeout_ms, _answer_query(login, query_id, req.statementId, result, rows))
 
         # What is no query ends in the handler's own time: cancelled half-way nobody would know its outcome.
@@ -195,7 +218,7 @@ def _statement(kind: StatementKind) -> Callable[[Caller, Any], Awaitable[Any]]:
 async def raw_query(caller: Caller, req: Any) -> Any:
     login = _login(caller, req.sessionId)
     query_id = caller.next_query_id()
-    rows = fetch_rows(req.fetchSize)
+    rows, timeout_ms = fetch_rows(req.fetchSize), caller.handler.query_timeout_ms()
 
     async def run() -> Any:
         result = await caller.handler.raw_query(
@@ -204,12 +227,12 @@ async def raw_query(caller: Caller, req: Any) -> Any:
             req.startTime,
             req.endTime,
             fetch_rows=rows,
-            timeout_ms=QUERY_TIMEOUT_MS,
+            timeout_ms=timeout_ms,
             query_id=query_id,
         )
         return await _answer_query(login, query_id, req.statementId, result, rows)
 
-    return await _in_time(QUERY_TIMEOUT_MS, run())
+    return await _in_time(timeout_ms, run())
 
 
 async def fetch_results(caller: Caller, req: Any) -> Any:
@@ -217,10 +240,11 @@ async def fetch_results(caller: Caller, req: Any) -> Any:
     cursor = login.cursors.get(req.queryId)
     if cursor is None:
         raise CallerError(Status.EXECUTE_STATEMENT_ERROR, "Has not executed query")
-    asked = _timeout_ms(req.timeout)
+    caller.works_on(req.queryId)
+    timeout_ms = _timeout_ms(caller, None if req.timeout == PYTHON_FETCH_TIMEOUT_MS else req.timeout)
     try:
         block, has_rows = await _in_time(
-            QUERY_TIMEOUT_MS if asked == PYTHON_FETCH_TIMEOUT_MS else asked,
+            timeout_ms,
             cursor.next_block(fetch_rows(req.fetchSize)),
         )
     except CallerError:
@@ -248,9 +272,8 @@ async def close_operation(caller: Caller, req: Any) -> Any:
 
 
 async def cancel_operation(caller: Caller, req: Any) -> Any:
-    """Calls of a connection run one after another, so a query that can be named here is one with open rows."""
-    if not await _login(caller, req.sessionId).close_query(req.queryId):
-        raise CallerError(Status.QUERY_ID_NOT_EXIST, f"Query Id {req.queryId} is not exist, please check it.")
+    """Close a query, like `close_operation`; one that ran when this call came in was ended by the connection."""
+    await _login(caller, req.sessionId).close_query(req.queryId)
     return status(Status.SUCCESS)
 
 

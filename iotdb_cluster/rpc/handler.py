@@ -16,6 +16,7 @@ from iotdb_cluster.errors import CallerError
 
 __all__ = [
     "ClientHandler",
+    "Done",
     "InsertKind",
     "MetadataKind",
     "Redirect",
@@ -119,6 +120,7 @@ class ServerProperties:
     version: str
     timestamp_precision: str = "ms"
     aggregations: tuple[str, ...] = ("max_time", "min_time")
+    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,13 @@ class ResultHeader:
     def width(self) -> int:
         """How many columns the rows have."""
         return len(set(self.columns)) if self.name_index is None else len(self.name_index)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A statement without a result set succeeded, and there is something to say about it."""
+
+    message: str
 
 
 class ResultSet(Protocol):
@@ -169,6 +178,14 @@ class ClientHandler(Protocol):
 
     def properties(self) -> ServerProperties: ...
 
+    def query_timeout_ms(self) -> int:
+        """Of a query whose client names none."""
+        ...
+
+    def cancel(self, query_id: int) -> None:
+        """End a query of this node at once, if it runs or is open: its call fails."""
+        ...
+
     async def login(self, user: str, password: str) -> None:
         """Return if the password is right; CallerError(WRONG_LOGIN_PASSWORD) otherwise."""
         ...
@@ -186,8 +203,8 @@ class ClientHandler(Protocol):
         fetch_rows: int,
         timeout_ms: int,
         query_id: int,
-    ) -> ResultSet | None:
-        """Run a statement; None: done, there is no result set.
+    ) -> ResultSet | Done | None:
+        """Run a statement; Done or None: there is no result set.
 
         A statement that is not of `kind` is refused with code 400 ("Statement is not a query statement." or
         "Statement is a query statement."). `query_id` is the number that the client knows the query by.

@@ -93,7 +93,7 @@ class PeerClient:
         identity: PeerIdentity,
         connect_timeout_ms: float = CONNECT_TIMEOUT_MS,
     ) -> None:
-        self._connect_timeout_ms = connect_timeout_ms
+        self.connect_timeout_ms = connect_timeout_ms
         self.host = host
         self.port = port
         self.name = f"{host}:{port} ({identity.purpose})"
@@ -191,7 +191,7 @@ class PeerClient:
 
     async def _connect(self) -> _Outgoing:
         stream = _Outgoing(self.name, self._budget, self._ended)
-        await self._world.network.connect(self.host, self.port, lambda: stream, self._connect_timeout_ms)
+        await self._world.network.connect(self.host, self.port, lambda: stream, self.connect_timeout_ms)
         greeting = stream.start(lambda seqid: (hello_message(self._identity, seqid),))
         try:
             async with asyncio.timeout(PEER_SILENCE_MS_MAX / 1000):
@@ -275,6 +275,12 @@ class PeerPool:
         self._world = world
         self._identity = identity
         self._peers: dict[tuple[str, int, str], PeerClient] = {}
+
+    def connect_within(self, timeout_ms: float) -> None:
+        """How long attempts to connect may take from now on."""
+        self._connect_timeout_ms = timeout_ms
+        for client in self._peers.values():
+            client.connect_timeout_ms = timeout_ms
 
     def identify(self, identity: PeerIdentity) -> None:
         """Who this node is from now on (it got its identifier); a connection that stands keeps what it said."""

@@ -20,7 +20,7 @@ from iotdb_cluster.limits import (
     MIB,
     PIPELINED_CALLS_MAX,
 )
-from iotdb_cluster.rpc.calls import IGNORED, METHODS, NOT_SUPPORTED, Method, write
+from iotdb_cluster.rpc.calls import IGNORED, METHODS, NOT_SUPPORTED, Limits, Method, write
 from iotdb_cluster.rpc.checker import decode
 from iotdb_cluster.rpc.cursors import Login
 from iotdb_cluster.rpc.frames import HEAD_BYTES, Frames, ReceiveBudget
@@ -45,6 +45,7 @@ from iotdb_cluster.world import Server, World
 __all__ = ["ClientService"]
 
 _log = logging.getLogger(__name__)
+CANCEL_BYTES_MAX = 256  # a longer frame is no cancelOperation
 
 
 class _Connection(Frames):
@@ -61,8 +62,13 @@ class _Connection(Frames):
         self._arrived: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._in_query = False
+        self._query_id = 0  # that the call works on that is being answered, or 0
 
     # Caller
+
+    @property
+    def limits(self) -> Limits:
+        return self._service.limits
 
     def now_ms(self) -> int:
         return self._service.world.clock.wall_ms()
@@ -74,7 +80,11 @@ class _Connection(Frames):
         return self._service.next_id("statement")
 
     def next_query_id(self) -> int:
-        return self._service.next_id("query")
+        self._query_id = self._service.next_query_id()
+        return self._query_id
+
+    def works_on(self, query_id: int) -> None:
+        self._query_id = query_id
 
     async def canonical_zone(self, text: str) -> str:
         return await self._service.canonical_zone(text)
@@ -85,7 +95,7 @@ class _Connection(Frames):
         peer = self.transport.get_extra_info("peername")
         self.address = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer or "")
         if not self._service.admit(self):
-            self.end(f"{CONNECTIONS_MAX} clients are connected")
+            self.end(f"{self.limits.connections_max} clients are connected")
             return
         self._task = asyncio.get_running_loop().create_task(self._answer_all(), name=f"client {self.address}")
 
@@ -93,6 +103,8 @@ class _Connection(Frames):
         _log.info("connection of client %s is ended: %s", self.address, reason)
 
     def frame_received(self, frame: Buffer) -> None:
+        if self._query_id and len(frame) <= CANCEL_BYTES_MAX:
+            self._cancel_by(frame)
         self._waiting.append(frame)
         self._waiting_bytes += len(frame)
         if len(self._waiting) >= PIPELINED_CALLS_MAX or self._waiting_bytes >= MIB:
@@ -104,6 +116,24 @@ class _Connection(Frames):
         self._wake()
         if self._task is not None and self._in_query:
             self._task.cancel()  # nobody reads the answer; writes go on to their end
+        elif self._query_id:
+            self.handler.cancel(self._query_id)
+
+    def _cancel_by(self, frame: Buffer) -> None:
+        """A cancelOperation takes effect at once; its own answer comes in its turn, behind that of the query.
+
+        A client that waits for a query's first rows does not know its number yet: 0 means the one that runs.
+        """
+        try:
+            wire = wire_of(frame, HEAD_BYTES)
+            message = guarded(lambda: wire.message(frame, HEAD_BYTES))
+            if message.name != "cancelOperation":
+                return
+            asked = decode(wire, client().TSIService.cancelOperation_args, frame, message.body).req
+        except Malformed:
+            return  # it will be refused in its turn
+        if asked.sessionId in self.logins and asked.queryId in (0, self._query_id):
+            self.handler.cancel(self._query_id)
 
     def _wake(self) -> None:
         if self._arrived is not None and not self._arrived.done():
@@ -143,11 +173,11 @@ class _Connection(Frames):
 
     async def run(self, method: Method, arguments: Any) -> Any:
         """A method; while it is a query, the end of the connection ends it."""
-        self._in_query = method.is_query
+        self._in_query, self._query_id = method.is_query, 0
         try:
             return await method.run(self, arguments)
         finally:
-            self._in_query = False
+            self._in_query, self._query_id = False, 0
 
     async def stop(self) -> None:
         """End the connection and wait for what it was doing to be cancelled."""
@@ -172,13 +202,14 @@ class ClientService:
         on_fault: Callable[[Exception], None],
         connections_max: int = CONNECTIONS_MAX,
         frame_bytes_max: int = FRAME_BYTES_MAX,
+        first_query_id: int = 0,
     ) -> None:
-        self.frame_bytes_max = frame_bytes_max
+        self.limits = Limits(connections_max, frame_bytes_max)
+        self._first_query_id = first_query_id
         self.world = world
         self.handler = handler
         self.budget = ReceiveBudget()
         self._on_fault = on_fault
-        self._connections_max = connections_max
         self._connections: dict[_Connection, None] = {}
         self._decoder = InsertDecoder()
         self._ids: dict[str, int] = {}
@@ -207,7 +238,7 @@ class ClientService:
     # what a connection asks
 
     def admit(self, connection: _Connection) -> bool:
-        if len(self._connections) >= self._connections_max:
+        if len(self._connections) >= self.limits.connections_max:
             return False
         self._connections[connection] = None
         return True
@@ -229,6 +260,10 @@ class ClientService:
         """Counts from 1, for each kind of number on its own."""
         self._ids[what] = self._ids.get(what, 0) + 1
         return self._ids[what]
+
+    def next_query_id(self) -> int:
+        """Unique in the cluster while the node runs."""
+        return self._first_query_id + self.next_id("query")
 
     async def canonical_zone(self, text: str) -> str:
         if is_offset(text):
@@ -286,7 +321,7 @@ class ClientService:
                 return exception_reply(wire, message, INTERNAL_ERROR, text)
             answer = method.failed(status(Status.INTERNAL_SERVER_ERROR, text))
         if message.name == "openSession" and connection.logins:
-            connection.frame_bytes_max = self.frame_bytes_max
+            connection.frame_bytes_max = self.limits.frame_bytes_max
         return reply(wire, message, answer)
 
     async def _insert(self, connection: _Connection, wire: Wire, message: Message, frame: Buffer) -> bytes:

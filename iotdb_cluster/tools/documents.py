@@ -33,12 +33,20 @@ def _configuration() -> str:
             "keys must be equal on all nodes: the first start compares them and names each that differs.",
             118,
         ),
+        "",
+        *textwrap.wrap(
+            "*Hot* keys change while the node runs: edit the file and say `LOAD CONFIGURATION`. Its answer, and the "
+            "log, name what changed and what needs a restart; a file that cannot be used changes nothing. `LOAD "
+            "CONFIGURATION -GLOBAL` gives the asked node's hot values to all nodes, until their own next reload or "
+            "start: their files are not touched.",
+            118,
+        ),
     ]
     for file in (CLUSTER_FILE, ENGINE_FILE):
         lines += ["", f"## {file}", "", "| key | default | | meaning |", "|---|---|---|---|"]
         for key in _keys(file, "honoured"):
             default = f"`{key.default}`" if key.default else "none"
-            lines.append(f"| `{key.name}` | {default} | {'common' if key.common else ''} | {key.about} |")
+            lines.append(f"| `{key.name}` | {default} | {_marks(key)} | {key.about} |")
         lines += ["", "Honoured under another name:", ""]
         lines += [f"- `{key.name}`: {key.about}" for key in _keys(file, "renamed")]
         lines += ["", "Refused, with the reason, where the value breaks a promise:", ""]
@@ -51,6 +59,10 @@ def _configuration() -> str:
             reasons.setdefault(key.about, []).append(f"`{key.name}`")
         lines += [f"- {about}: {', '.join(names)}" for about, names in reasons.items()]
     return "\n".join(lines) + "\n"
+
+
+def _marks(key: Key) -> str:
+    return ", ".join(mark for mark, holds in (("common", key.common), ("hot", key.reload)) if holds)
 
 
 def _sample(file: str) -> str:

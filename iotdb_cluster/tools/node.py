@@ -10,7 +10,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -127,12 +127,12 @@ def main(words: Sequence[str] | None = None) -> int:
         logger.info("printgc has no effect: there is no JVM whose collections could be logged")
     _prepare_process()
     with pid_file:
-        code = _run(loaded)
+        code = _run(loaded, lambda: read_settings(arguments))
         (home / PID_FILE).unlink(missing_ok=True)
     return code
 
 
-def _run(loaded: Loaded) -> int:
+def _run(loaded: Loaded, read_again: Callable[[], Loaded]) -> int:
     try:
         import uvloop
 
@@ -141,7 +141,7 @@ def _run(loaded: Loaded) -> int:
         runner = asyncio.Runner()
     try:
         with runner:
-            runner.run(_serve(loaded))
+            runner.run(_serve(loaded, read_again))
     except Refused as error:
         logger.error("the node does not start: %s", error)
         return REFUSED
@@ -160,9 +160,9 @@ def _run(loaded: Loaded) -> int:
     return DONE
 
 
-async def _serve(loaded: Loaded) -> None:
+async def _serve(loaded: Loaded, read_again: Callable[[], Loaded]) -> None:
     world = real_world()
-    node = Node(world, loaded.settings, {"pid": os.getpid()})
+    node = Node(world, loaded.settings, {"pid": os.getpid()}, read_again)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.request_stop)

@@ -102,6 +102,16 @@ class FakeHandler:
         self.redirect: Redirect | None = None
         self.wait: asyncio.Event | None = None
         self.cancelled = 0
+        self.ended: list[int] = []  # queries that were cancelled by their number
+        self.killed: asyncio.Event | None = None
+
+    def query_timeout_ms(self) -> int:
+        return 60_000
+
+    def cancel(self, query_id: int) -> None:
+        self.ended.append(query_id)
+        if self.killed is not None:
+            self.killed.set()
 
     def properties(self) -> ServerProperties:
         return ServerProperties("0.12.6")
@@ -114,6 +124,9 @@ class FakeHandler:
             except asyncio.CancelledError:
                 self.cancelled += 1
                 raise
+        if self.killed is not None:
+            await self.killed.wait()
+            raise CallerError(Status.QUERY_PROCESS_ERROR, "killed")
         if self.fail is not None:
             raise self.fail
 
