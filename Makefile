@@ -5,9 +5,10 @@ SEED ?= 1
 TRIALS ?= 100
 PAUSE ?= 60
 N ?= 20000
+MB ?= 2048
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help env test test-clients check ci format docs sim raft-oracle failover mutants
+.PHONY: help env test test-clients check ci format docs sim raft-oracle failover mutants catch-up
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -45,3 +46,6 @@ failover: env    ## how long writes wait when a node is killed or stands still: 
 
 mutants: env     ## planted bugs: each must turn the suite that its patch names red; ONLY="name ..." for some of them
 	$(PY) tests/mutants/run.py $(if $(ONLY),--only $(ONLY))
+
+catch-up: env    ## a follower that was down while MB=2048 MiB were written catches up by snapshots: memory, digests
+	$(PY) bench/catch_up.py --mb $(MB) --seed $(SEED)

@@ -61,6 +61,9 @@ LOG_BLOCK_BYTES = 4 * KIB  # a batch starts on such a boundary
 LOG_BATCH_BYTES_MAX = 16 * MIB  # one write and fdatasync
 LOG_BYTES_MAX = 1 * GIB  # units that pin more than this are flushed, oldest first
 LOG_CACHE_BYTES_MAX = 64 * MIB  # recent entries kept in memory for followers
+LOG_COMPRESS_BYTES_MIN = 4 * KIB  # payloads of an append: fewer fit in the block that is written anyway
+LOG_SAMPLE_BYTES = 4 * KIB  # compressed first, to see whether it pays for all
+LOG_COMPRESS_RATIO_MAX = 0.75  # compressed bytes to plain ones; above it they stay as they are
 LOG_SPARE_SEGMENTS = 2  # always pre-allocated, so that a full disk does not stop elections and deletes
 
 # --- schema and partition ---------------------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ class Generator:
             count = rng.choice((1, 1, 2, 5))
             below = state.entries.get(first - 1, (state.mark[1], 0, b""))[0]
             terms = sorted(rng.randint(below, max(term, below) + 1) for _ in range(count))
-            data = [rng.randbytes(rng.choice((0, 10, 200, self.payload_max))) for _ in range(count)]
+            data = [self._payload(rng.choice((0, 10, 200, self.payload_max))) for _ in range(count)]
             kinds = [rng.randint(0, 2) for _ in range(count)]
             records.append(Append(replica, Entries(first, terms, kinds, data)))
         elif action < 0.88 and state.entries:
@@ -129,6 +129,12 @@ class Generator:
         elif action < 0.98:
             records = [Remove(replica)]
         return records
+
+    def _payload(self, size: int) -> bytes:
+        """Half of them can be compressed."""
+        return (
+            self.rng.randbytes(size) if self.rng.random() < 0.5 else (b"%d " % self.rng.getrandbits(60)) * (size // 20)
+        )
 
 
 class Bench:

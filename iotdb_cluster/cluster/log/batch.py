@@ -20,7 +20,6 @@ from iotdb_cluster.cluster.log.record import (
     Buffer,
     Kind,
     Record,
-    content_bytes,
     content_pieces,
     pack_head,
     unpack_heads,
@@ -82,15 +81,18 @@ def batch_bytes(records: int, contents: int) -> int:
 
 
 def encode_batch(log_id: int, sequence: int, oldest: int, records: Sequence[Record]) -> tuple[bytes, list[Placed]]:
-    """(the bytes, padded to a boundary; where each content lies). Payloads are copied once, by the last join."""
+    """(the bytes, padded to a boundary; where each content lies). Payloads are copied once, by the last join.
+
+    They are at most as many as `batch_bytes` says, fewer where payloads are compressed.
+    """
     heads: list[bytes] = []
     contents: list[Buffer] = []
     placed: list[Placed] = []
     offset = BATCH_HEAD_BYTES + HEAD_BYTES * len(records)
     for record in records:
-        length = content_bytes(record)
-        pieces = content_pieces(record)
-        head, crc = pack_head(record, length, pieces)
+        version, pieces = content_pieces(record)
+        length = sum(map(len, pieces))
+        head, crc = pack_head(record, version, length, pieces)
         heads.append(head)
         contents.extend(pieces)
         placed.append(Placed(Kind(head[0]), record.replica, offset, length, crc))

@@ -1,10 +1,11 @@
 """What the log records, and the bytes of each record.
 
 A record is a head and a content; the heads of a batch stand together in its table. All numbers are big-endian.
-Head (24 bytes): u8 kind, u8 version (1), u16 flags (0), u32 bytes of the content, u64 replica, u32 CRC32C of the
-content, u32 zero. Contents:
+Head (24 bytes): u8 kind, u8 version (1; 2 where payloads are compressed), u16 flags (0), u32 bytes of the content,
+u64 replica, u32 CRC32C of the content, u32 zero. Contents:
 
-* Append (1): u64 first index, u32 count, then for all entries their terms u64, kinds u8, payload lengths u32, payloads.
+* Append (1): u64 first index, u8 codec of the payloads, u24 count, then for all entries their terms u64, kinds u8,
+  payload lengths u32, payloads. Codec 0: the payloads as they are, 1: all of them together as one lz4 block.
 * State (2): u64 term, u64 vote, u64 commit.
 * Configuration (3): u8 auto_leave, four lists of replica ids as u16 count and u64 each: voters, learners, outgoing
   voters, next learners.
@@ -22,9 +23,11 @@ from enum import IntEnum
 from itertools import accumulate, pairwise
 from typing import Final, TypeAlias
 
+import lz4.block
 from crc32c import crc32c
 
 from iotdb_cluster.errors import CorruptData, check
+from iotdb_cluster.limits import LOG_COMPRESS_BYTES_MIN, LOG_COMPRESS_RATIO_MAX, LOG_SAMPLE_BYTES
 from iotdb_cluster.raft import ConfState, Entries, EntryKind, HardState
 
 __all__ = [
@@ -47,6 +50,7 @@ __all__ = [
 ]
 
 VERSION: Final = 1
+COMPRESSED_VERSION: Final = 2
 _HEAD: Final = struct.Struct(">BBHIQII")
 HEAD_BYTES: Final = _HEAD.size
 _APPEND: Final = struct.Struct(">QI")
@@ -54,6 +58,8 @@ _STATE: Final = struct.Struct(">QQQ")
 _MARK: Final = struct.Struct(">QQ")
 _ENTRY_BYTES: Final = 13  # term, kind, length
 _KIND_MAX: Final = max(EntryKind)
+_COUNT_MAX: Final = (1 << 24) - 1
+_PLAIN, _LZ4 = 0, 1
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -138,7 +144,7 @@ def _conf_bytes(state: ConfState) -> int:
 
 
 def content_bytes(record: Record) -> int:
-    """Length of the content, known before it is encoded."""
+    """Length of the content, known before it is encoded; with compressed payloads it comes out shorter."""
     if isinstance(record, Append):
         entries = record.entries
         return _APPEND.size + _ENTRY_BYTES * len(entries.terms) + sum(map(len, entries.data))
@@ -153,21 +159,41 @@ def content_bytes(record: Record) -> int:
     return 0
 
 
-def content_pieces(record: Record) -> list[Buffer]:
-    """The content, payloads as they are."""
+def content_pieces(record: Record) -> tuple[int, list[Buffer]]:
+    """(the record's version, the content); payloads as they are, or compressed where that pays."""
     if isinstance(record, Append):
         entries = record.entries
         count = len(entries.terms)
-        check(count > 0, "replica %d appends no entries", record.replica)
+        check(0 < count <= _COUNT_MAX, "replica %d appends %d entries", record.replica, count)
+        packed = _compressed(entries.data)
+        codec = _PLAIN if packed is None else _LZ4
         head = b"".join(
             (
-                _APPEND.pack(entries.first, count),
+                _APPEND.pack(entries.first, codec << 24 | count),
                 struct.pack(f">{count}Q", *entries.terms),
                 bytes(entries.kinds),
                 struct.pack(f">{count}I", *map(len, entries.data)),
             )
         )
-        return [head, *entries.data]
+        return (VERSION, [head, *entries.data]) if packed is None else (COMPRESSED_VERSION, [head, packed])
+    return VERSION, _small_pieces(record)
+
+
+def _compressed(payloads: Sequence[bytes]) -> bytes | None:
+    """The payloads as one lz4 block; None where they are few, or a sample says that it would not pay."""
+    size = sum(map(len, payloads))
+    if size < LOG_COMPRESS_BYTES_MIN:
+        return None
+    longest = max(payloads, key=len)
+    middle = max(0, len(longest) - LOG_SAMPLE_BYTES) // 2
+    sample = longest[middle : middle + LOG_SAMPLE_BYTES]
+    if len(lz4.block.compress(sample, store_size=False)) > LOG_COMPRESS_RATIO_MAX * len(sample):
+        return None
+    packed: bytes = lz4.block.compress(b"".join(payloads), store_size=False)
+    return packed if len(packed) <= LOG_COMPRESS_RATIO_MAX * size else None
+
+
+def _small_pieces(record: State | Configuration | Compact | Install | Remove) -> list[Buffer]:
     if isinstance(record, State):
         return [_STATE.pack(*record.hard_state)]
     if isinstance(record, Configuration):
@@ -186,21 +212,21 @@ def _encode_conf(state: ConfState) -> bytes:
     return b"".join(parts)
 
 
-def pack_head(record: Record, length: int, pieces: Sequence[Buffer]) -> tuple[bytes, int]:
+def pack_head(record: Record, version: int, length: int, pieces: Sequence[Buffer]) -> tuple[bytes, int]:
     """(the head, the CRC32C of the content)."""
     crc = 0
     for piece in pieces:
         crc = crc32c(piece, crc)
-    return _HEAD.pack(_KINDS[type(record)], VERSION, 0, length, record.replica, crc, 0), crc
+    return _HEAD.pack(_KINDS[type(record)], version, 0, length, record.replica, crc, 0), crc
 
 
 def unpack_heads(table: Buffer) -> Iterator[tuple[Kind, int, int, int]]:
     """(kind, bytes of the content, replica, CRC32C of the content) of each record. Raises CorruptData."""
     for kind, version, flags, length, replica, crc, _ in _HEAD.iter_unpack(table):
-        if version != VERSION or flags or not 0 < kind < len(_BY_NUMBER):
+        if not VERSION <= version <= COMPRESSED_VERSION or flags or not 0 < kind < len(_BY_NUMBER):
             raise CorruptData(
                 f"a log record has kind {kind}, version {version} and flags {flags}; "
-                f"this program knows kinds 1 to {Kind.REMOVE:d} of version {VERSION}"
+                f"this program knows kinds 1 to {Kind.REMOVE:d} of versions up to {COMPRESSED_VERSION}"
             )
         yield _BY_NUMBER[kind], length, replica, crc
 
@@ -238,20 +264,23 @@ def _decode_conf(content: Buffer, at: int) -> ConfState:
     return ConfState(voters, learners, outgoing, following, bool(auto_leave))
 
 
-def _append_head(content: Buffer) -> tuple[int, int]:
-    """(first index, count), checked against the length."""
+def _append_head(content: Buffer) -> tuple[int, int, int]:
+    """(first index, codec, count), checked against the length."""
     if len(content) < _APPEND.size:
         raise CorruptData(f"an append record has {len(content)} bytes")
-    first, count = _APPEND.unpack_from(content)
+    first, word = _APPEND.unpack_from(content)
+    codec, count = word >> 24, word & _COUNT_MAX
+    if codec > _LZ4:
+        raise CorruptData(f"an append record has codec {codec}; this program knows {_PLAIN} and {_LZ4}")
     if not count or _APPEND.size + _ENTRY_BYTES * count > len(content):
         raise CorruptData(f"an append record of {len(content)} bytes says that it has {count} entries")
-    return first, count
+    return first, codec, count
 
 
 def decode_entries(content: Buffer) -> Entries:
     """The entries of an append record. Raises CorruptData."""
     data = content if isinstance(content, bytes) else bytes(content)
-    first, count = _append_head(data)
+    first, codec, count = _append_head(data)
     at = _APPEND.size
     terms = list(struct.unpack_from(f">{count}Q", data, at))
     at += 8 * count
@@ -259,15 +288,28 @@ def decode_entries(content: Buffer) -> Entries:
     if max(kinds) > _KIND_MAX:
         raise CorruptData(f"an append record has an entry of kind {max(kinds)}")
     at += count
-    ends = list(accumulate(struct.unpack_from(f">{count}I", data, at), initial=at + 4 * count))
+    lengths = struct.unpack_from(f">{count}I", data, at)
+    at += 4 * count
+    if codec == _LZ4:
+        data, at = _decompressed(data, at, sum(lengths)), 0
+    ends = list(accumulate(lengths, initial=at))
     if ends[-1] != len(data):
         raise CorruptData(f"an append record of {len(data)} bytes ends at {ends[-1]}")
     return Entries(first, terms, kinds, [data[a:b] for a, b in pairwise(ends)])
 
 
+def _decompressed(data: bytes, at: int, size: int) -> bytes:
+    """The payloads, which stand as a block from `at` on."""
+    try:
+        payloads: bytes = lz4.block.decompress(memoryview(data)[at:], uncompressed_size=size)
+    except (lz4.block.LZ4BlockError, ValueError) as error:
+        raise CorruptData(f"an append record of {len(data)} bytes cannot be decompressed: {error}") from None
+    return payloads
+
+
 def decode_terms(content: Buffer) -> tuple[int, int, list[tuple[int, int]]]:
     """(first index, count, [(index, term) where a term begins]) of an append record, without its payloads."""
-    first, count = _append_head(content)
+    first, _, count = _append_head(content)
     at = _APPEND.size
     (low,) = struct.unpack_from(">Q", content, at)
     (high,) = struct.unpack_from(">Q", content, at + 8 * (count - 1))
