@@ -31,6 +31,7 @@ from iotdb_cluster.data.entries import (
     Own,
     decode,
     decode_header,
+    decode_insert,
     encode,
     encode_insert,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "cut",
     "decode",
     "decode_header",
+    "decode_insert",
     "deduplicate",
     "due_actions",
     "encode",

@@ -9,10 +9,9 @@ from typing import Any
 
 import click
 
-from iotdb_cluster.cluster.log import describe
 from iotdb_cluster.tools.admin_client import AdminUnreachable, ask
 from iotdb_cluster.tools.exits import BAD_ARGUMENTS, UNREACHABLE
-from iotdb_cluster.world import RealFileSystem
+from iotdb_cluster.tools.raft_log import show_log
 
 __all__ = ["main"]
 
@@ -23,7 +22,7 @@ COMMANDS = {
     "groups": "Print leader, term, commit and applied index of each Raft group",
     "help": "Display help information",
     "host": "Print partitions information which a specific host belongs to",
-    "log": "Print raft logs from a log directory",
+    "log": "Print raft logs from a log directory or a segment file",
     "partition": "Print the hosts information of specific storage group and time range",
     "ring": "Print information about the hash ring of nodes",
     "status": "Print status of all nodes",
@@ -183,11 +182,10 @@ def _digest_line(row: dict[str, Any]) -> str:
 @main.command()
 @click.option("-path", "--path", required=True)
 @click.option("-d", "--detail", is_flag=True)
-def log(path: str, detail: bool) -> None:
-    """Print raft logs from a log directory (only reads it)"""
-    del detail
-    for line in describe(RealFileSystem(), path):
-        click.echo(line)
+@click.pass_obj
+def log(asker: _Asker, path: str, detail: bool) -> None:
+    """Print raft logs from a log directory or a segment file (only reads it)"""
+    sys.exit(show_log(path, detail, asker.as_json))
 
 
 def run() -> int:

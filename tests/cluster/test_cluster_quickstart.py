@@ -152,7 +152,17 @@ def test_digests_are_equal(cluster: Any) -> None:
 def test_log_describes_a_directory_without_a_node(cluster: Any) -> None:
     directory = cluster.member(1).directory / "data" / "wal"
     assert lines(cluster.nodetool("log", "-path", str(directory)))
-    assert lines(cluster.nodetool("log", "-path", str(directory), "-d"))
+    detailed = lines(cluster.nodetool("log", "-path", str(directory), "-d"))
+    assert any("meta command bootstrap" in line for line in detailed)
+    assert any("insert of storage group" in line for line in detailed)
+    assert detailed[-1].startswith("the log ends behind batch")
+    facts = [json.loads(line) for line in lines(cluster.nodetool("--json", "log", "-path", str(directory)))]
+    assert facts[-1]["what"] == "end"
+    assert not [fact for fact in facts if fact["what"] in ("corrupt", "damaged")]
+    segment = str(directory / "segment-00000001.log")
+    told = subprocess.run([ROOT / "sbin" / "iotdb", "raft-log", segment], capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.splitlines()[-1].startswith("the file ends behind batch")
 
 
 @pytest.mark.parametrize(

@@ -447,6 +447,12 @@ def test_describe_tells_all_and_changes_nothing(make_bench: Any, kit: Any) -> No
     for word in ("state term 2, vote 3", "append 1..2", "compact to 1", "install 5, term 2", "remove", "voters=(1, 2)"):
         assert word in text
     path, offset = batches(bench, kit)[1]
+    assert "the log ends behind batch 2, at" in text
+    detailed = [line.split() for line in describe(bench.disk, path, lambda data: data.decode().upper())]
+    assert [words[0:1] + words[-1:] for words in detailed if words[1] == "term"] == [["1", "A"], ["2", "B"]]
+    assert detailed[-1][:5] == ["the", "file", "ends", "behind", "batch"]
+    with pytest.raises(FileNotFoundError):
+        list(describe(bench.disk, "/node"))
     bench.disk.flip(path, offset + 100)
     text = "\n".join(describe(bench.disk, kit.DIRECTORY))
     assert "corrupt: " in text

@@ -11,7 +11,7 @@ from iotdb_cluster.cluster.log.durable_log import DurableLog, LogFault, LogOptio
 from iotdb_cluster.cluster.log.identity import Identity, open_identity, read_identity, set_identifier
 from iotdb_cluster.cluster.log.record import Append, Compact, Configuration, Install, Record, Remove, State
 from iotdb_cluster.cluster.log.replica_log import ReplicaLog
-from iotdb_cluster.cluster.log.viewer import describe
+from iotdb_cluster.cluster.log.viewer import describe, fact_line, log_facts
 
 __all__ = [
     "Append",
@@ -28,6 +28,8 @@ __all__ = [
     "ReplicaLog",
     "State",
     "describe",
+    "fact_line",
+    "log_facts",
     "make_durable_directories",
     "open_identity",
     "read_identity",

@@ -18,7 +18,15 @@ from iotdb_cluster.errors import CorruptData
 from iotdb_cluster.limits import LOG_BLOCK_BYTES, MIB
 from iotdb_cluster.world import File, FileSystem
 
-__all__ = ["FIRST_BATCH", "Segment", "create_segment", "open_segment", "segment_numbers", "segment_path"]
+__all__ = [
+    "FIRST_BATCH",
+    "Segment",
+    "create_segment",
+    "open_segment",
+    "segment_number",
+    "segment_numbers",
+    "segment_path",
+]
 
 FIRST_BATCH: Final = LOG_BLOCK_BYTES  # offset of the first batch
 VERSION: Final = 1
@@ -46,14 +54,15 @@ def segment_path(directory: str, number: int) -> str:
     return posixpath.join(directory, f"{_PREFIX}{number:08d}{_SUFFIX}")
 
 
+def segment_number(name: str) -> int | None:
+    """Of a file's name; None where it is no segment's."""
+    middle = name[len(_PREFIX) : -len(_SUFFIX)]
+    return int(middle) if name.startswith(_PREFIX) and name.endswith(_SUFFIX) and middle.isdigit() else None
+
+
 def segment_numbers(files: FileSystem, directory: str) -> list[int]:
     """Numbers of the segments in a directory, ascending."""
-    numbers = []
-    for name in files.list(directory):
-        middle = name[len(_PREFIX) : -len(_SUFFIX)]
-        if name.startswith(_PREFIX) and name.endswith(_SUFFIX) and middle.isdigit():
-            numbers.append(int(middle))
-    return sorted(numbers)
+    return sorted(number for name in files.list(directory) if (number := segment_number(name)) is not None)
 
 
 def create_segment(files: FileSystem, directory: str, number: int, size: int, log_id: int) -> Segment:
