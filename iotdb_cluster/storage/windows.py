@@ -24,6 +24,8 @@ __all__ = ["BlockSource", "windows_of"]
 
 Array = npt.NDArray[Any]
 
+REDUCED_ROWS = 65_536  # points that were read are brought to partial results when there are so many
+
 
 @dataclass(slots=True)
 class BlockSource:
@@ -89,6 +91,7 @@ def windows_of(
     if len(used) and sources:
         # a block cannot give the first text of a window, nor the sum of rounded numbers
         blocks_answer = not (values and kind is DataType.TEXT) and not (plan.sums and decimals is not None)
+        read = _Read(plan, partials)
         for low, high in _ranges_to_read(sources, plan, blocks_answer, partials):
             for table in merged([source.source for source in sources], low, high):
                 column = table.columns[0]
@@ -98,8 +101,31 @@ def windows_of(
                 if column.valid is not None:
                     times, cells = times[column.valid], cells[column.valid]
                 if len(times):
-                    _add_points(plan, partials, times, native(cells))
+                    read.add(times, native(cells))
+        read.end()
     return _finish(plan, partials, used, total)
+
+
+class _Read:
+    """Points of several ranges, in order of time, reduced many at a time: a range alone is a block or two."""
+
+    def __init__(self, plan: _Plan, partials: _Partials) -> None:
+        self._plan, self._partials = plan, partials
+        self._times: list[Int64Array] = []
+        self._values: list[Values] = []
+        self._count = 0
+
+    def add(self, times: Int64Array, values: Values) -> None:
+        self._times.append(times)
+        self._values.append(values)
+        self._count += len(times)
+        if self._count >= REDUCED_ROWS:
+            self.end()
+
+    def end(self) -> None:
+        if self._count:
+            _add_points(self._plan, self._partials, np.concatenate(self._times), concat_values(self._values))
+        self._times, self._values, self._count = [], [], 0
 
 
 def _ranges_to_read(
