@@ -93,6 +93,7 @@ def windows_of(
         blocks_answer = not (values and kind is DataType.TEXT) and not (plan.sums and decimals is not None)
         read = _Read(plan, partials)
         for low, high in _ranges_to_read(sources, plan, blocks_answer, partials):
+            read.begin(low, high)
             for table in merged([source.source for source in sources], low, high):
                 column = table.columns[0]
                 if column is None:
@@ -111,9 +112,13 @@ class _Read:
 
     def __init__(self, plan: _Plan, partials: _Partials) -> None:
         self._plan, self._partials = plan, partials
+        self._ranges: list[tuple[int, int]] = []
         self._times: list[Int64Array] = []
         self._values: list[Values] = []
         self._count = 0
+
+    def begin(self, low: int, high: int) -> None:
+        self._ranges.append((low, high))
 
     def add(self, times: Int64Array, values: Values) -> None:
         self._times.append(times)
@@ -124,8 +129,23 @@ class _Read:
 
     def end(self) -> None:
         if self._count:
-            _add_points(self._plan, self._partials, np.concatenate(self._times), concat_values(self._values))
+            pieces = self._pieces()
+            _add_points(self._plan, self._partials, np.concatenate(self._times), concat_values(self._values), *pieces)
+        self._ranges = self._ranges[-1:]
         self._times, self._values, self._count = [], [], 0
+
+    def _pieces(self) -> tuple[Int64Array, Int64Array, Int64Array]:
+        """(starts, ends, window) of what the ranges have of each window.
+
+        Blocks that answer for themselves may lie between two ranges of one window, so these are not joined.
+        """
+        bounds = np.array(self._ranges, np.int64)
+        first = np.searchsorted(self._plan.ends, bounds[:, 0], "left")
+        counts = np.maximum(np.searchsorted(self._plan.starts, bounds[:, 1], "right") - first, 0)
+        owner = np.repeat(np.arange(len(bounds)), counts)
+        window = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts) + first[owner]
+        starts = np.maximum(self._plan.starts[window], bounds[owner, 0])
+        return starts, np.minimum(self._plan.ends[window], bounds[owner, 1]), window
 
 
 def _ranges_to_read(
@@ -202,18 +222,23 @@ def _add_blocks(
         at += size
 
 
-def _add_points(plan: _Plan, partials: _Partials, times: Int64Array, values: Values) -> None:
-    begin = int(np.searchsorted(plan.ends, times[0], "left"))
-    end = int(np.searchsorted(plan.starts, times[-1], "right"))
-    if begin >= end:
-        return
-    lows = np.searchsorted(times, plan.starts[begin:end], "left")
-    highs = np.searchsorted(times, plan.ends[begin:end], "right")
+def _add_points(
+    plan: _Plan,
+    partials: _Partials,
+    times: Int64Array,
+    values: Values,
+    starts: Int64Array,
+    ends: Int64Array,
+    window: Int64Array,
+) -> None:
+    """Points in order of time, of pieces (ascending, disjoint, ends inclusive) of windows."""
+    lows = np.searchsorted(times, starts, "left")
+    highs = np.searchsorted(times, ends, "right")
     filled = np.flatnonzero(highs > lows)
     if not len(filled):
         return
     lows, highs = lows[filled], highs[filled]
-    partials.windows.append(filled + begin)
+    partials.windows.append(window[filled])
     partials.count.append(highs - lows)
     partials.first_times.append(times[lows])
     partials.last_times.append(times[highs - 1])
@@ -225,20 +250,20 @@ def _add_points(plan: _Plan, partials: _Partials, times: Int64Array, values: Val
         return
     # cells between windows are cut out, so that each window is one segment
     lengths = highs - lows
-    starts = np.cumsum(lengths) - lengths
+    begins = np.cumsum(lengths) - lengths
     if int(lengths.sum()) == int(highs[-1] - lows[0]):
         values = values[int(lows[0]) : int(highs[-1])]
     else:
-        values = values[np.repeat(lows - starts, lengths) + np.arange(int(lengths.sum()))]
+        values = values[np.repeat(lows - begins, lengths) + np.arange(int(lengths.sum()))]
     values = plan.rounded(values)
-    partials.firsts.append(values[starts])
-    partials.lasts.append(values[starts + lengths - 1])
+    partials.firsts.append(values[begins])
+    partials.lasts.append(values[begins + lengths - 1])
     if plan.bounds:
-        least, greatest = segment_bounds(values, starts)
+        least, greatest = segment_bounds(values, begins)
         partials.least.append(least)
         partials.greatest.append(greatest)
         if plan.sums:
-            hi, lo = segment_sums(values, starts, largest_of(least, greatest))
+            hi, lo = segment_sums(values, begins, largest_of(least, greatest))
             partials.hi.append(hi)
             partials.lo.append(lo)
 

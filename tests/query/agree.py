@@ -186,6 +186,8 @@ def run(clusters: list[list[int]], queries: int, seed: int, every_port: bool) ->
         except Disagreement as found:
             return done, str(found)
         at += 1
+        if at % 10 == 0:
+            print(f"{done} queries agreed", flush=True)
     return done, ""
 
 

@@ -701,7 +701,7 @@ CELLWISE: dict[str, Callable[[float], float]] = {
     "degrees": math.degrees,
     "radians": math.radians,
     "sqrt": math.sqrt,
-    "sign": lambda value: float((value > 0) - (value < 0)),
+    "sign": lambda value: value if math.isnan(value) else float((value > 0) - (value < 0)),
     "ceil": lambda value: float(math.ceil(value)),
     "floor": lambda value: float(math.floor(value)),
     "round": half_even,
