@@ -37,11 +37,11 @@ from iotdb_cluster.data import (
     encode,
     encode_insert,
 )
-from iotdb_cluster.errors import CallerError, CorruptData, Moved, StaleSchema, Status
+from iotdb_cluster.errors import CallerError, CorruptData, InvariantViolation, Moved, StaleSchema, Status
 from iotdb_cluster.limits import INT64_MAX, INT64_MIN
 from iotdb_cluster.requests import NO_REQUEST, RequestId
 from iotdb_cluster.schema import Alter, PathPattern, SeriesSpec
-from iotdb_cluster.simulation import SimulatedDisk
+from iotdb_cluster.simulation import PowerCut, SimulatedDisk
 
 SG = 5
 SLOT = 40
@@ -384,6 +384,42 @@ def test_packed_rows_and_configuration_entries(log: Log) -> None:
     assert results == [DONE, DONE, DONE]
     assert (log.group.applied, log.group.applied_term) == (len(log.payloads) + 3, 3)
     assert log.points() == {4: 40, 5: 50}
+
+
+def test_a_checkpoint_waits_for_the_points_up_to_it(log: Log) -> None:
+    log.create("s")
+    log.open()
+    log.put(log.insert([1], [1]))
+    checkpoint = log.group.freeze()
+    with pytest.raises(InvariantViolation, match=r"has index 5 in memory and is to be checkpointed at 5"):
+        log.group.publisher(checkpoint)
+    for job in checkpoint.jobs:
+        job.run()
+        job.finish()
+    log.group.publisher(checkpoint)()
+    assert log.replayed().applied == log.group.published == 5
+
+
+def test_power_may_go_at_any_call_of_a_checkpoint() -> None:
+    calls, finished = 0, False
+    while not finished:
+        calls += 1
+        log = Log()
+        log.create("s")
+        log.open()
+        log.put(log.insert([3, 1], [30, 10]))
+        log.group.checkpoint_now()
+        log.put(log.insert([1, 2], [11, 20]))
+        log.files.cut_at = log.files.calls + calls
+        try:
+            log.group.checkpoint_now()
+            finished = True
+        except PowerCut:
+            log.files.cut_at = None
+            log.files.power_on()
+            log.group = log.replayed()
+            assert log.points() == {1: 11, 2: 20, 3: 30}, f"power cut at call {calls}"
+    assert calls > 5
 
 
 def test_bad_bytes_never_break_a_group(log: Log, insert_payloads: list[bytes]) -> None:

@@ -36,6 +36,10 @@ def test_it_applies_and_its_suite_exists(runner: ModuleType, path: Path) -> None
     assert all((ROOT / name).exists() for name in tests)
 
 
+def test_there_are_bugs_enough() -> None:
+    assert len(PATCHES) >= 29
+
+
 def test_a_patch_without_its_head_is_refused(runner: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "headless.patch"
     path.write_text("--- a/x\n+++ b/x\n")

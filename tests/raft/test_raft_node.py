@@ -129,6 +129,51 @@ def test_a_read_waits_for_the_first_commit_of_the_term() -> None:
     assert group.reads[1] == [ReadState(1, b"early")]
 
 
+def test_entries_of_older_terms_are_not_committed_by_their_copies() -> None:
+    """Figure 8 of the paper: only an entry of the leader's own term commits, and with it what lies before."""
+    group = Group(3, message_bytes_max=1)
+    leader = group.elect()
+    group.cut = lambda _: True
+    leader.propose([b"old"])
+    group.settle()
+    leader.step(Message(MessageType.HEARTBEAT_RESP, 1, 3, 5))  # somebody was in term 5
+    assert not leader.is_leader
+    group.cut = lambda message: message.type is MessageType.APP and group.logs[message.to].last_index() == 2
+    for node in (group.nodes[2], group.nodes[3]):
+        node.forget_leader()
+    group.elect()
+    assert leader.term == 6
+    assert {log.last_index() for log in group.logs.values()} == {2, 3}
+    assert leader.status().progress[2].match == leader.status().progress[3].match == 2
+    assert leader.commit == 1
+    group.cut = lambda _: False
+    leader.tick()
+    group.settle()
+    assert leader.commit == 3
+
+
+def test_the_disks_word_of_an_older_term_does_not_count() -> None:
+    """An entry was there, was replaced, and is there again: the first write's answer says nothing of the third."""
+    log = MemoryLog(ConfState((1, 2, 3)))
+    node = RawNode(Config(1, log, Random(1), async_storage_writes=True))
+    writes = []
+    for leader, term, entry_term in ((2, 1, 1), (3, 2, 2), (2, 3, 1)):
+        entries = Entries(1, [entry_term], [0], [b"%d" % entry_term])
+        node.step(Message(MessageType.APP, 1, leader, term, entries=entries, commit=int(term == 3)))
+        writes.append(next(m for m in node.ready().messages if m.type is MessageType.STORAGE_APPEND))
+    log.append(writes[0].entries)
+    log.append(writes[1].entries)
+    own = [response for response in writes[0].responses if response.type is MessageType.STORAGE_APPEND_RESP]
+    assert [(one.term, one.log_term, one.index) for one in own] == [(1, 1, 1)]
+    node.step(own[0])
+    assert not node.has_ready()
+    log.append(writes[2].entries)
+    for response in writes[2].responses:
+        if response.to == 1:
+            node.step(response)
+    assert node.ready().committed.data == [b"1"]
+
+
 def test_waiting_reads_are_bounded() -> None:
     group = Group(3, reads_waiting_max=2)
     leader = group.elect()

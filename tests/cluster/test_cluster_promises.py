@@ -1,0 +1,211 @@
+"""What the driver may say only when it is true: that an entry is durable, and that a read is not stale.
+
+Each test holds back exactly what the promise rests on (a sync, an answer), makes the others decide without this node,
+and looks whether it speaks too early.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from iotdb_cluster.cluster.beats import Answer, Beat
+from iotdb_cluster.cluster.log import Record
+from iotdb_cluster.raft import MessageType
+from tests.cluster.shell import Cluster, run_virtual
+
+SOON_S = 0.3  # shorter than an election timeout, longer than any way
+
+
+def hold_the_disk(cluster: Cluster, node: int) -> Callable[[], None]:
+    """Nothing that the node writes from now on becomes durable until the returned function is called."""
+    log = cluster.logs[node]
+    submit = log.submit
+    held: list[tuple[Sequence[Record], Callable[[], None]]] = []
+
+    def hold(records: Sequence[Record], done: Callable[[], None]) -> None:
+        if records or held:
+            held.append((records, done))
+        else:  # an answer that waits for what was written before
+            submit(records, done)
+
+    log.submit = hold  # type: ignore[method-assign]
+
+    def release() -> None:
+        log.submit = submit  # type: ignore[method-assign]
+        for records, done in held:
+            submit(records, done)
+
+    return release
+
+
+class HeldBack:
+    """Words on their way to a node: what `picks` says stays here until `release`, even if the node is cut off then."""
+
+    def __init__(self, cluster: Cluster, to: int, picks: Callable[[object, MessageType], bool]) -> None:
+        self._cluster = cluster
+        self._carry = cluster.carry
+        self._to = to
+        self._picks = picks
+        self.words: list[tuple[int, int, int, bytes | Beat | Answer]] = []
+        cluster.carry = self._hold  # type: ignore[method-assign]
+
+    def _hold(self, source: int, target: int, group: int, data: bytes | Beat | Answer, kind: MessageType) -> None:
+        if target == self._to and self._picks(data, kind):
+            self.words.append((source, target, group, data))
+        else:
+            self._carry(source, target, group, data, kind)
+
+    def release(self) -> None:
+        self._cluster.carry = self._carry  # type: ignore[method-assign]
+        for word in self.words:
+            self._cluster._deliver(*word)
+
+
+async def overtake(cluster: Cluster, old: int) -> None:
+    """The others elect one of theirs at once, which commits an entry; the old leader, cut off, knows nothing of it."""
+    cluster.isolate(old)
+    others = [node for node in cluster.groups if node != old]
+    for node in others:
+        cluster.groups[node].raw.forget_leader()
+        cluster.drivers[node].wake(cluster.groups[node])
+    cluster.groups[others[0]].raw.campaign()
+    cluster.drivers[others[0]].wake(cluster.groups[others[0]])
+    while not (cluster.groups[others[0]].leads and cluster.groups[others[0]].raw.committed_in_term):  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    (written,) = cluster.drivers[others[0]].propose(cluster.groups[others[0]], [b"newer"])
+    await written
+    assert cluster.groups[old].leads, "this took so long that the old leader gave up by itself"
+
+
+def test_nothing_is_acknowledged_before_it_is_on_a_majoritys_disks() -> None:
+    async def main() -> None:
+        cluster = Cluster(11)
+        await cluster.start()
+        leader = await cluster.leader()
+        await cluster.settle()
+        followers = [node for node in cluster.groups if node != leader]
+        releases = [hold_the_disk(cluster, node) for node in followers]
+        (future,) = cluster.drivers[leader].propose(cluster.groups[leader], [b"written"])
+        await asyncio.sleep(SOON_S)
+        assert all(cluster.groups[node].raw.last_index > cluster.groups[leader].raw.commit for node in followers)
+        assert not future.done()
+        releases[0]()
+        assert (await future).value == "written"
+        releases[1]()
+        await cluster.settle()
+        # The leader's own disk counts like a member's: with one follower's it is enough, alone it is nothing.
+        release = hold_the_disk(cluster, leader)
+        cluster.isolate(followers[0])
+        (future,) = cluster.drivers[leader].propose(cluster.groups[leader], [b"again"])
+        await asyncio.sleep(SOON_S)
+        assert not future.done()
+        release()
+        assert (await future).value == "again"
+        await cluster.settle()
+        await cluster.close()
+
+    run_virtual(main)
+
+
+def test_no_vote_is_given_before_it_is_on_disk() -> None:
+    async def main() -> None:
+        cluster = Cluster(12)
+        await cluster.start()
+        leader = await cluster.leader()
+        await cluster.settle()
+        candidate, voter = (node for node in cluster.groups if node != leader)
+        release = hold_the_disk(cluster, voter)
+        cluster.isolate(leader)
+        for node in (candidate, voter):
+            cluster.groups[node].raw.forget_leader()
+        cluster.groups[candidate].raw.campaign()
+        cluster.drivers[candidate].wake(cluster.groups[candidate])
+        await asyncio.sleep(SOON_S)
+        assert cluster.groups[voter].raw.vote == cluster.groups[candidate].replica
+        assert not cluster.groups[candidate].leads
+        release()
+        await asyncio.sleep(SOON_S)
+        assert cluster.groups[candidate].leads
+        await cluster.settle()
+        await cluster.close()
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["beats", "plain"])
+def test_a_leader_that_was_overtaken_confirms_no_read(plain: bool) -> None:
+    async def main() -> None:
+        cluster = Cluster(13, plain=plain)
+        await cluster.start()
+        old = await cluster.leader()
+        await cluster.settle()
+        await overtake(cluster, old)
+        read = asyncio.ensure_future(cluster.drivers[old].read_barrier(cluster.groups[old], leader_only=True))
+        await asyncio.sleep(SOON_S)
+        assert not read.done()
+        await cluster.settle()
+        await read
+        assert b"newer" in cluster.machines[old].applied
+        await cluster.close()
+
+    run_virtual(main)
+
+
+def test_a_read_waits_for_a_round_that_is_sent_after_it() -> None:
+    """The answers to an earlier read's heartbeats were given before the others went on: they are too old."""
+
+    async def main() -> None:
+        cluster = Cluster(14)
+        await cluster.start()
+        old = await cluster.leader()
+        await cluster.settle()
+        group, driver = cluster.groups[old], cluster.drivers[old]
+        held = HeldBack(cluster, old, lambda _, kind: kind is MessageType.HEARTBEAT_RESP)
+        first = asyncio.ensure_future(driver.read_barrier(group))
+        await asyncio.sleep(0.05)
+        assert held.words
+        await overtake(cluster, old)
+        second = asyncio.ensure_future(driver.read_barrier(group))
+        await asyncio.sleep(0.01)
+        held.release()
+        await asyncio.sleep(SOON_S / 3)
+        assert first.done(), "a read may be answered as of before the other leader"
+        assert not second.done()
+        await cluster.settle()
+        await second
+        assert b"newer" in cluster.machines[old].applied
+        await cluster.close()
+
+    run_virtual(main)
+
+
+def test_the_hash_of_quiet_groups_confirms_no_read() -> None:
+    """Its answer may have been on its way while the others elected a leader and wrote."""
+
+    async def main() -> None:
+        cluster = Cluster(15)
+        await cluster.start()
+        old = await cluster.leader()
+        await cluster.settle()
+        group, driver = cluster.groups[old], cluster.drivers[old]
+        while len(group.covers) < 2:  # noqa: ASYNC110 - the group has to become quiet first
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)
+        held = HeldBack(cluster, old, lambda data, _: isinstance(data, Answer))
+        while len(held.words) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await overtake(cluster, old)
+        read = asyncio.ensure_future(driver.read_barrier(group))
+        await asyncio.sleep(0.01)
+        held.release()
+        await asyncio.sleep(SOON_S / 3)
+        assert not read.done()
+        await cluster.settle()
+        await read
+        assert b"newer" in cluster.machines[old].applied
+        await cluster.close()
+
+    run_virtual(main)
