@@ -52,6 +52,12 @@ def failover() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def rows() -> ModuleType:
+    """`tests/cluster/privilege_rows.py`."""
+    return load("cluster/privilege_rows.py")
+
+
+@pytest.fixture(scope="session")
 def load_generator() -> ModuleType:
     """`bench/load.py`."""
     return load("../bench/load.py")
