@@ -244,7 +244,7 @@ def main() -> int:
     options = parser.parse_args()
     seconds_max = max(60, options.n // DIRECTIVES_PER_SECOND_MIN)
     begun = time.monotonic()
-    result: dict[str, object] = {"target": "raft-oracle", "ok": False}
+    result: dict[str, object] = {"target": "raft-oracle", "ok": False, "seed": options.seed, "commit": commit()}
     with tempfile.TemporaryDirectory() as scratch:
         try:
             oracle = find_oracle(options.oracle, Path(scratch))
