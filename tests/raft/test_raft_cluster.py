@@ -174,7 +174,7 @@ class Cluster:
             ConfChangeType.REMOVE_NODE,
         ]
         # As in the server, nobody removes itself while it leads: the last but one voter could not be elected then,
-        # where the leader's log is the longer one (see docs/design/raft.md).
+        # where the leader's log is the longer one (see docs/design/consensus.md).
         others = [number for number in self.replicas if number != replica.raw.leader]
         changes = [ConfChangeSingle(random.choice(kinds), random.choice(others)) for _ in range(random.randint(0, 3))]
         try:
