@@ -118,6 +118,14 @@ class Group:
             entries.first,
             self.applied,
         )
+        durable = self.log.last_index()
+        check(
+            entries.last <= durable,
+            "group %d applies entry %d, its log is durable to %d",
+            self.id,
+            entries.last,
+            durable,
+        )
         outcomes = self.machine.apply(entries)
         check(len(outcomes) == len(entries), "%d outcomes for %d entries", len(outcomes), len(entries))
         self.applied = entries.last

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
 from iotdb_cluster.cluster.beats import Answer, Beat
-from iotdb_cluster.cluster.log import Record
-from iotdb_cluster.raft import MessageType
-from tests.cluster.shell import Cluster, run_virtual
+from iotdb_cluster.cluster.driver import Driver
+from iotdb_cluster.cluster.group import Group
+from iotdb_cluster.cluster.log import Compact, Record
+from iotdb_cluster.cluster.outbox import PeerOutbox
+from iotdb_cluster.cluster.replicas import Replicas
+from iotdb_cluster.errors import InvariantViolation
+from iotdb_cluster.raft import Entries, Message, MessageType
+from iotdb_cluster.rpc.peer_messages import PeerIdentity
+from tests.cluster.shell import Cluster, run_virtual, world_of
 
 SOON_S = 0.3  # shorter than an election timeout, longer than any way
 
@@ -206,6 +214,95 @@ def test_the_hash_of_quiet_groups_confirms_no_read() -> None:
         await cluster.settle()
         await read
         assert b"newer" in cluster.machines[old].applied
+        await cluster.close()
+
+    run_virtual(main)
+
+
+def test_a_snapshot_counts_when_its_mark_is_durable() -> None:
+    async def main() -> None:
+        cluster = Cluster(16)
+        await cluster.start()
+        leader = await cluster.leader()
+        await cluster.settle()
+        far = next(node for node in cluster.groups if node != leader)
+        cluster.isolate(far)
+        for number in range(20):
+            await asyncio.gather(*cluster.drivers[leader].propose(cluster.groups[leader], [b"%d" % number]))
+        group = cluster.groups[leader]
+        cluster.logs[leader].submit([Compact(group.replica, 15, group.log.term(15))], lambda: None)
+        await asyncio.sleep(SOON_S)
+        before = list(cluster.machines[far].applied)
+        release = hold_the_disk(cluster, far)
+        cluster.heal()
+        while not cluster.groups[far].raw.restoring:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(SOON_S)
+        assert cluster.machines[far].applied == before
+        assert cluster.groups[far].raw.status().applied < 15
+        release()
+        await cluster.settle()
+        assert cluster.machines[far].applied == cluster.machines[leader].applied
+        await cluster.close()
+
+    run_virtual(main)
+
+
+def test_nothing_is_applied_that_the_log_does_not_hold() -> None:
+    async def main() -> None:
+        cluster = Cluster(17, count=1)
+        await cluster.start()
+        node = await cluster.leader()
+        group = cluster.groups[node]
+        ahead = group.log.last_index() + 1
+        with pytest.raises(InvariantViolation, match=f"applies entry {ahead}, its log is durable to {ahead - 1}"):
+            group.apply(Entries(group.applied + 1, [1] * (ahead - group.applied), [0] * 1, [b""]))
+        with pytest.raises(InvariantViolation, match="after entry"):
+            group.apply(Entries(group.applied, [1], [0], [b""]))
+        await cluster.close()
+
+    run_virtual(main)
+
+
+class Listener:
+    """In place of a driver: remembers what it is given."""
+
+    def __init__(self, group: Group) -> None:
+        self.groups = {group.id: group}
+        self.taken: list[Message] = []
+
+    def step(self, _: Group, message: Message) -> None:
+        self.taken.append(message)
+
+
+def test_messages_of_a_wiped_node_and_of_other_replicas_are_dropped() -> None:
+    """A node that lost its disks has forgotten its votes: what it says under its old identifier must not count."""
+
+    async def main() -> None:
+        cluster = Cluster(18)
+        await cluster.start()
+        group = cluster.groups[1]
+        listener = Listener(group)
+        unused = cast(Any, None)
+        replicas = Replicas(world_of(18), unused, unused, cast(Driver, listener), {}, {2: 77}, lambda: None, unused)
+
+        def said(node: int, incarnation: int, message: Message, generation: int = group.generation) -> int:
+            batches: list[bytes] = []
+            outbox = PeerOutbox(node, incarnation, lambda *parts: bool(batches.append(parts[2])))
+            outbox.post(1, replace(group, generation=generation), message, False)
+            outbox.flush()
+            before = len(listener.taken)
+            replicas.receive(PeerIdentity(node, b"", "raft"), memoryview(batches[0]))
+            return len(listener.taken) - before
+
+        vote = Message(MessageType.VOTE_RESP, 101, 102, 3)
+        assert said(2, 77, vote) == 1
+        assert said(2, 78, vote) == 0  # wiped
+        assert said(2, 77, vote, generation=2) == 0
+        assert said(2, 77, Message(MessageType.VOTE_RESP, 109, 102, 3)) == 0
+        assert said(2, 77, Message(MessageType.VOTE_RESP, 101, 103, 3)) == 0  # in another's name
+        assert said(3, 5, Message(MessageType.VOTE_RESP, 101, 103, 3)) == 1  # not known yet: known from now on
+        assert said(3, 6, Message(MessageType.VOTE_RESP, 101, 103, 3)) == 0
         await cluster.close()
 
     run_virtual(main)

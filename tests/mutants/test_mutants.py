@@ -47,6 +47,35 @@ def test_a_patch_without_its_head_is_refused(runner: ModuleType, tmp_path: Path)
         runner.load(path)
 
 
+@pytest.mark.parametrize(
+    ("change", "outcome"),
+    [
+        ("return 2", "found"),
+        ("return 1 + 0", "NOT FOUND"),
+        ("raise SystemExit(3)", "exit 3"),
+        ("return 1 +", "exit"),  # a program that cannot start has found nothing
+    ],
+)
+def test_only_a_suite_that_fails_has_found_a_bug(runner: ModuleType, tmp_path: Path, change: str, outcome: str) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "product.py").write_text("def one():\n    return 1\n")
+    (tree / "suite.py").write_text(
+        "try:\n    import product\nexcept SyntaxError:\n    raise SystemExit(2)\nraise SystemExit(product.one() != 1)\n"
+    )
+    patch = tmp_path / "bug.patch"
+    patch.write_text(
+        "Bug: one is not one\nSuite: python suite.py\n\ndiff --git a/product.py b/product.py\n--- a/product.py\n"
+        f"+++ b/product.py\n@@ -1,2 +1,2 @@\n def one():\n-    return 1\n+    {change}\n"
+    )
+    mutant = runner.load(patch)
+    assert runner.try_mutant(tree, mutant, {}).startswith(outcome)
+    assert (tree / "product.py").read_text() == "def one():\n    return 1\n"
+    assert runner.try_mutant(tree, mutant, {mutant.suite: False}) == "the suite is not green without the patch"
+    (tree / "product.py").write_text("def two():\n    return 2\n")
+    assert runner.try_mutant(tree, mutant, {mutant.suite: True}).startswith("the patch does not apply")
+
+
 def test_what_a_suite_leaves_behind_is_ended(runner: ModuleType, tmp_path: Path) -> None:
     """Also in a session of its own, as the nodes of a cluster are."""
     program = (

@@ -229,6 +229,8 @@ def record(oracle: Path, paths: list[Path]) -> int:
 
 
 def commit() -> str:
+    if shutil.which("git") is None:
+        return "unknown"
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     done = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from random import Random
 from types import ModuleType
@@ -167,6 +170,30 @@ def test_upstreams_own_files(interaction: ModuleType) -> None:
     for path in paths:
         script = interaction.parse_script(path.read_text())
         assert interaction.difference(script, interaction.run_script(script, UPSTREAM_TICKS)) == "", path.name
+
+
+def test_the_command_says_what_it_will_do_and_ends_with_figures(harness: Path) -> None:
+    command = [sys.executable, str(HERE / "oracle.py"), "--n", "300", "--seed", "5", "--oracle", str(harness.parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("300 random directives of seed 5")
+    assert "at most 60 s" in lines[0]
+    figures = json.loads(lines[-1])
+    assert figures["target"] == "raft-oracle"
+    assert figures["ok"] is True
+    assert figures["directives"] >= 300
+    assert {"seed", "commit", "seconds", "differences"} <= set(figures)
+
+
+def test_without_go_the_command_says_that_nothing_was_compared(tmp_path: Path) -> None:
+    environment = {**os.environ, "PATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, str(HERE / "oracle.py")], env=environment, capture_output=True, text=True, check=False
+    )
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode != 0
+    assert figures["ok"] is False
+    assert "Go is not installed" in figures["skipped"]
 
 
 def test_random_scripts_depend_on_the_seed_alone(oracle: ModuleType) -> None:
