@@ -175,6 +175,16 @@ def _integer(low: int, high: int, what: str) -> Callable[[str], int]:
     return read
 
 
+def _proportion(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise ValueError("a number from 0 to 1 is wanted")
+    return number
+
+
 def _bool(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise ValueError("true or false is wanted")
@@ -221,6 +231,7 @@ _KINDS: dict[str, Callable[[str], Any]] = {
     "count": _integer(0, (1 << 63) - 1, "a number from 0"),
     "seconds": lambda text: _POSITIVE(text) * 1000,
     "megabytes": lambda text: _POSITIVE(text) * MIB,
+    "proportion": _proportion,
     "segment": lambda text: min(max(_POSITIVE(text), SEGMENT_BYTES_MIN), SEGMENT_BYTES_MAX),
     "consistency": _choice("strong", "mid", "weak"),
     "precision": _choice("ms", "us", "ns"),

@@ -3,6 +3,7 @@
 A group's checkpoint at position p is published when every memtable is flushed to p; then the log may forget entries up
 to p, except those that a member still needs (its leader tells: the low-water mark). Where the log holds more than
 `log_bytes_max` for a group's sake, members that are away do not count any more: they get a snapshot when they are back.
+Beyond twice that nobody counts, so that one that answers and is too slow does not hold the log for ever.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ PINNED_PAUSE_MS = 5_000  # between two checkpoints that are made for the log's s
 COMPACT_STEP = 100  # entries that must be gained before the log hears of it
 FULL_PAUSE_MS = 2_000  # before a flush that found the disk full is tried again
 FULL = "the disk is full: what could not be flushed stays in memory, and in the log"
+CROWD_MAX = 2.0  # beyond so many times `log_bytes_max` no member is waited for: a slow one gets a snapshot
 AWAY_MS = 3_000  # a member that was not heard of for so long is away
 
 
@@ -84,7 +86,7 @@ class Housekeeping:
         self._machines = machines
         self._cursors = cursors
         self._care: dict[int, _Care] = {}
-        self._crowding: set[int] = set()  # replicas for whose sake the log holds more than `log_bytes_max`
+        self._crowding: dict[int, float] = {}  # how full the log is for a replica's sake
         self._flushing = 0  # jobs on a worker
         self._asked = asyncio.Event()
         self._asking: list[tuple[frozenset[int] | None, asyncio.Future[None]]] = []  # FLUSH: storage groups, who waits
@@ -140,8 +142,7 @@ class Housekeeping:
     async def _round(self) -> None:
         self._cursors.expire()
         self._free_pinned()
-        crowd = [pin.replica for pin in self._log.pins() if pin.bytes_behind > self._settings.log_bytes_max]
-        self._crowding = set(crowd)
+        self._crowding = self._crowds()
         await self._keep_meta()
         await self._remove_replaced()
         now = self._world.clock.monotonic_ms()
@@ -159,6 +160,15 @@ class Housekeeping:
             logger.warning("cursors pin %d bytes of memtables that are flushed: the oldest one ends", pinned)
             self._cursors.end_oldest("the memory that it kept was needed for writes")
 
+    def _crowds(self) -> dict[int, float]:
+        """How full the log is for the sake of each replica: above 1 beyond what is kept for members that are away."""
+        settings = self._settings
+        found = {pin.replica: pin.bytes_behind / settings.log_bytes_max for pin in self._log.pins()}
+        for group in self._driver.groups.values():
+            held = group.log.last_index() - group.log.first_index() + 1
+            found[group.replica] = max(found.get(group.replica, 0.0), held / settings.log_entries_max)
+        return found
+
     def _care_of(self, number: int) -> _Care:
         care = self._care.get(number)
         if care is None:
@@ -170,7 +180,8 @@ class Housekeeping:
         sizes = {number: machine.data.store.memory_bytes() for number, machine in self._machines.items()}
         due = []
         pressed = sum(sizes.values()) > BUDGET_SHARE * self._settings.memtable_bytes_max
-        pinned = self._log.bytes_pinned() > self._settings.log_bytes_max
+        full = max(self._crowding.values(), default=0.0)
+        pinned = full > 1 or self._log.bytes_pinned() > self._settings.log_bytes_max
         for number, size in sorted(sizes.items(), key=lambda item: -item[1]):
             old = size and now - self._care_of(number).since_ms > self._settings.memtable_flush_age_ms
             care = self._care_of(number)
@@ -192,7 +203,7 @@ class Housekeeping:
     async def _keep_meta(self) -> None:
         """Checkpoints of the meta group; its members that lag behind the log get its state whole."""
         group = self._driver.groups.get(0)
-        crowded = group is not None and group.replica in self._crowding
+        crowded = group is not None and self._crowding.get(group.replica, 0.0) > 1
         due = self._meta.checkpoint_due
         if due or (crowded and self._meta.index > self._meta.checkpointed):
             self._meta.checkpoint_asked = False
@@ -308,8 +319,12 @@ class Housekeeping:
         published = self._machines[group.id].data.published
         if group.leads:
             care.low_water, care.near_water = self._water(group)
-        crowded = group.replica in self._crowding
-        keep = min(published, care.near_water) if crowded else min(published, care.low_water) - KEPT_ENTRIES
+        full = self._crowding.get(group.replica, 0.0)
+        crowded = full > 1
+        if full > CROWD_MAX:
+            keep = published
+        else:
+            keep = min(published, care.near_water) if crowded else min(published, care.low_water) - KEPT_ENTRIES
         if keep < care.compacted + (1 if crowded else COMPACT_STEP) or keep < group.log.first_index():
             return
         care.compacted = keep

@@ -42,7 +42,7 @@ from iotdb_cluster.cluster.membership import Membership, seed_addresses, tale_of
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.outbox import PeerOutbox
-from iotdb_cluster.cluster.overview import Overview
+from iotdb_cluster.cluster.overview import SNAPSHOTS_CALL, Overview
 from iotdb_cluster.cluster.peers import NodePeers, PeerPorts
 from iotdb_cluster.cluster.points import PointServing
 from iotdb_cluster.cluster.privileges import Privileges
@@ -81,7 +81,7 @@ ASK_TIMEOUT_MS = 5_000  # of one question to a seed at the first start
 HANDLERS = (
     *("propose", "propose together", "resolve", "retired"),
     *("schema", "points", "scan open", "scan pull", "scan close"),
-    *(MARKS_CALL, FLUSH_CALL, MERGE_CALL, CLEAR_CACHE_CALL, "state", "digest"),
+    *(MARKS_CALL, FLUSH_CALL, MERGE_CALL, CLEAR_CACHE_CALL, "state", "digest", SNAPSHOTS_CALL),
     *("configuration", "activity", "kill query", "tracing", "schema snapshot", "meta applied"),
     *SNAPSHOT_CALLS,
 )
@@ -231,7 +231,11 @@ class Node:
 
     async def _build(self, identity: Identity) -> None:
         world, settings = self._world, self._settings
-        options = LogOptions(segment_bytes=settings.log_segment_bytes)
+        options = LogOptions(
+            segment_bytes=settings.log_segment_bytes,
+            cache_bytes_max=settings.log_cache_bytes,
+            cache_entries_max=settings.log_memory_entries,
+        )
         self._log = DurableLog.open(
             world.files, settings.wal_path, world.random, options, workers=world.workers, on_fault=self._fault
         )
@@ -280,6 +284,7 @@ class Node:
             self._calls,
             lambda: self.serving,
             self._facts,
+            self._sender.progress,
         )
         self._overview.register(self._calls)
         self._built = True
@@ -320,7 +325,9 @@ class Node:
         )
         self._compaction.register(self._calls)
         self._calls.handlers[CLEAR_CACHE_CALL] = self._clear_caches
-        sender = SnapshotSender(world, self._driver, self._calls, self._housekeeping.take, self._fault)
+        sender = self._sender = SnapshotSender(
+            world, self._driver, self._calls, self._housekeeping.take, self._fault, settings
+        )
         receiver = SnapshotReceiver(world, self._driver, self._machines, settings.disk_free_min_bytes)
         receiver.register(self._calls)
         self._endings.push_async_callback(sender.close)

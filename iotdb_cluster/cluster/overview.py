@@ -13,14 +13,16 @@ from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.reading import replica_here
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
+from iotdb_cluster.cluster.snapshots import SnapshotProgress
 from iotdb_cluster.errors import CallerError, Status
 from iotdb_cluster.meta import Group as GroupRecord
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.partition import partition_bounds, schema_slot_of, slot_of
 from iotdb_cluster.world import World
 
-__all__ = ["Overview"]
+__all__ = ["SNAPSHOTS_CALL", "Overview"]
 
+SNAPSHOTS_CALL = "snapshots"
 PROBE_MS = 1_000  # a node that does not answer within is shown as off
 DIGEST_MS = 600_000  # of one group: everything is read
 PARTITIONS_SHOWN_MAX = 10_000
@@ -39,6 +41,7 @@ class Overview:
         calls: Calls,
         serving: Callable[[], bool],
         facts: Mapping[str, Any],
+        transfers: Callable[[], list[SnapshotProgress]],
     ) -> None:
         self._world = world
         self._settings = settings
@@ -48,6 +51,7 @@ class Overview:
         self._calls = calls
         self._serving = serving
         self._facts = dict(facts)
+        self._transfers = transfers
         self._commands: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "ring": self._ring,
             "status": self._status,
@@ -55,10 +59,13 @@ class Overview:
             "partition": self._partition,
             "groups": self._groups,
             "digest": self._digest,
+            "snapshots": self._snapshots,
         }
 
     def register(self, calls: Calls) -> None:
-        calls.handlers.update({"state": self._state_call, "digest": self._digest_call})
+        calls.handlers.update(
+            {"state": self._state_call, "digest": self._digest_call, SNAPSHOTS_CALL: self._snapshots_call}
+        )
 
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """The answer to one line of the nodetool port; raises CallerError."""
@@ -156,6 +163,44 @@ class Overview:
     async def _state_call(self, body: memoryview, deadline: Deadline) -> bytes:
         del body, deadline
         return pack([_described(group) for _, group in sorted(self._driver.groups.items())])
+
+    # --- snapshots ----------------------------------------------------------------------------------------------------
+
+    async def _snapshots(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The snapshots that are being sent in the cluster: who to whom, how much of it, how fast."""
+        del request
+        nodes = [node.id for node in self._meta.state.nodes]
+        answers = await asyncio.gather(*(self._ask_snapshots(node) for node in nodes))
+        rows = [
+            {**row, "from": self._text(node), "to": self._text(row["to"])}
+            for node, answer in zip(nodes, answers, strict=True)
+            for row in answer
+        ]
+        return {"snapshots": sorted(rows, key=lambda row: (row["group"], row["to"]))}
+
+    async def _ask_snapshots(self, node: int) -> list[dict[str, Any]]:
+        try:
+            head, _ = unpack(await self._calls.call(node, SNAPSHOTS_CALL, pack(None), self._deadline(PROBE_MS)))
+        except CallerError:
+            return []
+        return list(head)
+
+    async def _snapshots_call(self, body: memoryview, deadline: Deadline) -> bytes:
+        del body, deadline
+        now = self._world.clock.monotonic_ms()
+        return pack(
+            [
+                {
+                    "group": one.group,
+                    "to": one.node,
+                    "index": one.index,
+                    "done": one.done,
+                    "total": one.total,
+                    "bytes_per_s": round(1000 * one.sent / max(1.0, now - one.since_ms)),
+                }
+                for one in self._transfers()
+            ]
+        )
 
     # --- digests ------------------------------------------------------------------------------------------------------
 

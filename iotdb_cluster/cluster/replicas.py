@@ -189,7 +189,9 @@ class Replicas:
             self._driver.answered(node, word)
 
     def _left_out(self, group: Group, message: Message) -> bool:
-        """Whether entries are not taken for want of room; others have it, and this replica catches up later."""
+        """Whether entries are not taken now: others have the room for them, or many wait here to be applied."""
         if not group.id or not len(message.entries) or self._guard is None:
             return False
+        if group.raw.commit - group.applied > self._settings.unapplied_entries_max:
+            return True
         return self._guard.stands_aside(group.voter_nodes())

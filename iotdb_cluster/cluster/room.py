@@ -33,6 +33,10 @@ class NoMemory(CallerError):
     """The memtables are full: flushing makes room in a moment."""
 
 
+class NoWindow(CallerError):
+    """Many entries of the group are on their way."""
+
+
 class NoDisk(CallerError):
     """This node's disk is short, and others that have room may lead the group in a moment."""
 
@@ -77,8 +81,9 @@ class RoomGuard:
         while True:
             try:
                 self.check(payload, group.voter_nodes())
+                self._check_window(group)
                 return
-            except (NoMemory, NoDisk):
+            except (NoMemory, NoDisk, NoWindow):
                 if until.left_ms <= ASK_MS or not group.leads:
                     raise
             await asyncio.sleep(ASK_MS / 1000)
@@ -103,6 +108,14 @@ class RoomGuard:
             raise CallerError(Status.WRITE_PROCESS_REJECT, reason + "no points are taken until there is room")
         if self._me in short:
             raise NoDisk(Status.WRITE_PROCESS_REJECT, reason + "another node is about to lead, try again")
+
+    def _check_window(self, group: Group) -> None:
+        waiting = group.raw.last_index - group.raw.commit
+        if waiting >= self._settings.uncommitted_entries_max:
+            raise NoWindow(
+                Status.WRITE_PROCESS_REJECT,
+                f"group {group.id} has {waiting} entries that are not committed yet: try again in a moment",
+            )
 
     def lacks_room(self, node: int) -> bool:
         """Whether a node's disk has less than its reserve, as far as it has told."""

@@ -104,10 +104,23 @@ class Settings:
     compaction_bytes_per_s: int = limits.COMPACTION_BYTES_PER_S
     log_segment_bytes: int = limits.LOG_SEGMENT_BYTES
     log_bytes_max: int = limits.LOG_BYTES_MAX
+    log_memory_bytes: int = limits.LOG_CACHE_BYTES_MAX
+    log_memory_entries: int = limits.LOG_CACHE_ENTRIES_MAX
+    log_memory_proportion: float = 0.0  # of the memtables' memory, in place of `log_memory_bytes`; 0: none
+    log_entries_max: int = limits.LOG_ENTRIES_MAX
+    uncommitted_entries_max: int = limits.UNCOMMITTED_ENTRIES_MAX
+    unapplied_entries_max: int = limits.UNAPPLIED_ENTRIES_MAX
+    catch_up_timeout_ms: int = 300_000
+    snapshot_bytes_per_s: int = limits.SNAPSHOT_BYTES_PER_S
     disk_free_min_bytes: int = 1 * limits.GIB
     slow_query_threshold_ms: int = 5_000
     admin_name: str = "root"
     admin_password: str = "root"
+
+    @property
+    def log_cache_bytes(self) -> int:
+        """Memory for recent entries of the log."""
+        return int(self.log_memory_proportion * self.memtable_bytes_max) or self.log_memory_bytes
 
     @property
     def wal_path(self) -> str:

@@ -24,6 +24,7 @@ from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.cluster.outbox import Channel
+from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.cluster.staging import Stage, Wanted, reopen_stage
 from iotdb_cluster.data import CopiedFile, DataGroup, GroupCopy
 from iotdb_cluster.errors import CallerError, CorruptData, Status, SystemFault
@@ -32,7 +33,7 @@ from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.raft import Message, Snapshot
 from iotdb_cluster.world import World
 
-__all__ = ["SNAPSHOT_CALLS", "SnapshotReceiver", "SnapshotSender"]
+__all__ = ["SNAPSHOT_CALLS", "SnapshotProgress", "SnapshotReceiver", "SnapshotSender"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,22 @@ _NO_MEMORY: memoryview = memoryview(b"")
 # --- sending ----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(slots=True)
+class SnapshotProgress:
+    """A transfer that is under way: bytes that the member has, or that are on their way to it, of how many.
+
+    `sent` are those of this attempt.
+    """
+
+    group: int
+    node: int
+    index: int
+    done: int
+    sent: int
+    total: int
+    since_ms: float
+
+
 class SnapshotSender:
     """Streams snapshots of the groups that this node leads. `take(group)` gives a checkpoint with its files pinned."""
 
@@ -58,12 +75,17 @@ class SnapshotSender:
         calls: Calls,
         take: Callable[[int], Awaitable[tuple[Snapshot, GroupCopy]]],
         fault: Callable[[BaseException], None],
+        settings: Settings,
     ) -> None:
         self._world = world
         self._driver = driver
         self._calls = calls
         self._take = take
         self._fault = fault
+        self._timeout_s = settings.catch_up_timeout_ms / 1000
+        self._bytes_per_s = settings.snapshot_bytes_per_s
+        self._next_piece_ms = 0.0  # so that all transfers together keep to it
+        self._under_way: dict[tuple[int, int], SnapshotProgress] = {}
         self._tasks: dict[tuple[int, int], asyncio.Task[None]] = {}  # by group and member
         self._takings: set[asyncio.Future[tuple[Snapshot, GroupCopy]]] = set()
         self._room = asyncio.Semaphore(SNAPSHOTS_SENT_MAX)
@@ -107,12 +129,18 @@ class SnapshotSender:
             snapshot, copy = await self._taken(group.id)
             size = sum(file.size for file in copy.files)
             logger.info("group %d: snapshot %d for node %d: %d bytes", group.id, snapshot.index, node, size)
-            await self._transfer(_Transfer(group, message, node, snapshot, self._world.random.getrandbits(63)), copy)
+            transfer = _Transfer(group, message, node, snapshot, self._world.random.getrandbits(63))
+            progress = SnapshotProgress(group.id, node, snapshot.index, 0, 0, size, self._world.clock.monotonic_ms())
+            self._under_way[group.id, node] = progress
+            async with asyncio.timeout(self._timeout_s):
+                await self._transfer(transfer, copy, progress)
             logger.info("group %d: node %d has snapshot %d", group.id, node, snapshot.index)
         except (CallerError, CorruptData, OSError) as error:
-            logger.warning("group %d: node %d did not get a snapshot: %s", group.id, node, error)
+            reason = str(error) or f"not within {self._timeout_s:.0f} s; the next attempt goes on from there"
+            logger.warning("group %d: node %d did not get a snapshot: %s", group.id, node, reason)
             return None
         finally:
+            self._under_way.pop((group.id, node), None)
             if copy is not None:
                 copy.release()
         return snapshot
@@ -137,7 +165,19 @@ class SnapshotSender:
         elif not isinstance(error, CallerError | CorruptData):
             self._fault(error)
 
-    async def _transfer(self, transfer: _Transfer, copy: GroupCopy) -> None:
+    def progress(self) -> list[SnapshotProgress]:
+        """The transfers that are under way."""
+        return [self._under_way[key] for key in sorted(self._under_way)]
+
+    async def _pace(self, size: int) -> None:
+        """Wait until the node's snapshots may send so many bytes more."""
+        now = self._world.clock.monotonic_ms()
+        begin = max(now, self._next_piece_ms)
+        self._next_piece_ms = begin + 1000 * size / self._bytes_per_s
+        if begin > now:
+            await asyncio.sleep((begin - now) / 1000)
+
+    async def _transfer(self, transfer: _Transfer, copy: GroupCopy, progress: SnapshotProgress) -> None:
         listed = [[file.path, file.size, file.crc32c] for file in copy.files]
         answer = await self._call(transfer, "snapshot offer", {"files": listed}, VERIFY_MS)
         if not answer["wanted"]:
@@ -145,10 +185,14 @@ class SnapshotSender:
         flying: deque[asyncio.Task[Any]] = deque()
         try:
             for number, (file, here) in enumerate(zip(copy.files, answer["have"], strict=True)):
+                progress.done += here
                 for offset in range(here, file.size, SNAPSHOT_PIECE_BYTES):
                     if len(flying) >= SNAPSHOT_PIECES_IN_FLIGHT:
                         await flying.popleft()
+                    await self._pace(min(SNAPSHOT_PIECE_BYTES, file.size - offset))
                     data = await self._world.workers.run(_read, self._world, file, offset)
+                    progress.done += len(data)
+                    progress.sent += len(data)
                     piece = {"file": number, "offset": offset, "crc": crc32c.crc32c(data)}
                     sending = self._call(transfer, "snapshot piece", piece, CALL_MS, data)
                     flying.append(asyncio.get_running_loop().create_task(sending))
@@ -159,16 +203,23 @@ class SnapshotSender:
                 task.cancel()
             if flying:
                 await asyncio.gather(*flying, return_exceptions=True)
-        await self._call(transfer, "snapshot finish", {}, VERIFY_MS)
+        # Over the connection that the message will take: a message to a peer that is not connected would be lost.
+        await self._call(transfer, "snapshot finish", {}, VERIFY_MS, channel=Channel.DATA)
 
     async def _call(
-        self, transfer: _Transfer, method: str, head: dict[str, Any], timeout_ms: float, data: bytes = b""
+        self,
+        transfer: _Transfer,
+        method: str,
+        head: dict[str, Any],
+        timeout_ms: float,
+        data: bytes = b"",
+        channel: Channel = Channel.SNAPSHOT,
     ) -> Any:
         if not _leads(transfer.group, transfer.message):
             raise transfer.group.not_leader()
         body = pack({**transfer.head(), **head}, [data] if data else [])
         deadline = Deadline(self._world, timeout_ms)
-        answer, _ = unpack(await self._calls.call(transfer.node, method, body, deadline, Channel.SNAPSHOT))
+        answer, _ = unpack(await self._calls.call(transfer.node, method, body, deadline, channel))
         return answer
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from iotdb_cluster.limits import MIB
 from iotdb_cluster.tools.admin_client import AdminUnreachable, ask
 from iotdb_cluster.tools.exits import BAD_ARGUMENTS, UNREACHABLE
 from iotdb_cluster.tools.raft_log import show_log
@@ -25,6 +26,7 @@ COMMANDS = {
     "log": "Print raft logs from a log directory or a segment file",
     "partition": "Print the hosts information of specific storage group and time range",
     "ring": "Print information about the hash ring of nodes",
+    "snapshots": "Print the snapshots that members are being sent",
     "status": "Print status of all nodes",
 }
 
@@ -157,6 +159,20 @@ def groups(asker: _Asker) -> None:
     lines += [
         f"{row['group']:<8}{row['node']:<32}{row['role']:<12}{row['term']:>8}{row['commit']:>12}{row['applied']:>12}"
         for row in answer.get("groups", [])
+    ]
+    asker.show(answer, lines)
+
+
+@main.command()
+@click.pass_obj
+def snapshots(asker: _Asker) -> None:
+    """Print the snapshots that members are being sent"""
+    answer = asker("snapshots")
+    lines = [f"{'Group':<8}{'From':<32}{'To':<32}{'MiB':>10}{'of':>10}{'MiB/s':>8}"]
+    lines += [
+        f"{row['group']:<8}{row['from']:<32}{row['to']:<32}"
+        f"{row['done'] / MIB:>10.1f}{row['total'] / MIB:>10.1f}{row['bytes_per_s'] / MIB:>8.1f}"
+        for row in answer.get("snapshots", [])
     ]
     asker.show(answer, lines)
 

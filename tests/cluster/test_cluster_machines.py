@@ -292,12 +292,16 @@ def test_a_crowded_log_forgets_what_a_member_that_is_away_lacks() -> None:
         away.active = False
         await asyncio.sleep(10)
         assert compacted() == [], "there is room for what it lacks"
-        keeper._crowding = {3}
+        keeper._crowding = {3: 1.5}
         away.active = True
         assert compacted() == [5], "it is slow, not away"
         away.active = False
         await asyncio.sleep(10)
         assert compacted() == [5, 800]
+        away.active, keeper._machines[7].data.published = True, 850  # type: ignore[misc]
+        assert compacted() == [5, 800], "it is waited for again"
+        keeper._crowding = {3: 2.5}
+        assert compacted() == [5, 800, 850], "not for ever"
 
     run_virtual(main)
 

@@ -32,6 +32,7 @@ from iotdb_cluster.limits import (
     LOG_BATCH_BYTES_MAX,
     LOG_BLOCK_BYTES,
     LOG_CACHE_BYTES_MAX,
+    LOG_CACHE_ENTRIES_MAX,
     LOG_SEGMENT_BYTES,
     LOG_SPARE_SEGMENTS,
 )
@@ -57,6 +58,7 @@ class LogOptions:
     segment_bytes: int = LOG_SEGMENT_BYTES
     batch_bytes_max: int = LOG_BATCH_BYTES_MAX
     cache_bytes_max: int = LOG_CACHE_BYTES_MAX
+    cache_entries_max: int = LOG_CACHE_ENTRIES_MAX
     spare_segments: int = LOG_SPARE_SEGMENTS
     idle_ms: float = IDLE_MS
     accept_loss: bool = False
@@ -107,7 +109,7 @@ class DurableLog:
         self._options = options
         self._workers = workers
         self._on_fault = on_fault
-        self._cache = EntryCache(options.cache_bytes_max)
+        self._cache = EntryCache(options.cache_bytes_max, options.cache_entries_max)
         self._replicas: dict[int, ReplicaLog] = {}
         self._tails: dict[int, int] = {}  # last index of each replica as far as submitted
         self._queue: deque[_Submission] = deque()

@@ -37,10 +37,12 @@ Position = int  # segment number << 32 | offset of the record's content
 class EntryCache:
     """Runs of entries by their position, for all replicas of a node; the oldest go first."""
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, entries_max: int) -> None:
         self._bytes_max = bytes_max
+        self._entries_max = entries_max
         self._runs: OrderedDict[Position, tuple[Entries, int]] = OrderedDict()
         self.bytes_held = 0
+        self.entries_held = 0
 
     def get(self, position: Position) -> Entries | None:
         found = self._runs.get(position)
@@ -51,13 +53,15 @@ class EntryCache:
         self.drop(position)
         self._runs[position] = (entries, size)
         self.bytes_held += size
-        while self.bytes_held > self._bytes_max:
+        self.entries_held += len(entries)
+        while self.bytes_held > self._bytes_max or self.entries_held > self._entries_max:
             self.drop(next(iter(self._runs)))
 
     def drop(self, position: Position) -> None:
         found = self._runs.pop(position, None)
         if found is not None:
             self.bytes_held -= found[1]
+            self.entries_held -= len(found[0])
 
 
 class ReplicaLog:
