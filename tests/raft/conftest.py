@@ -32,3 +32,12 @@ def oracle() -> ModuleType:
 def datadriven() -> ModuleType:
     """The grammar of data-driven test files."""
     return _load("datadriven")
+
+
+@pytest.fixture(scope="session")
+def harness(oracle: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """etcd's own harness, built; skips, saying why, where that is not possible."""
+    try:
+        return oracle.find_oracle(None, tmp_path_factory.mktemp("oracle"))  # type: ignore[no-any-return]
+    except oracle.Missing as exception:
+        pytest.skip(f"the core is NOT compared with etcd's here: {exception}")

@@ -75,6 +75,15 @@ def find_oracle(directory: Path | None, scratch: Path) -> Path:
     return scratch / "oracle"
 
 
+def module_directory() -> Path:
+    """Where Go keeps the sources of the raft module that the harness is built from, with upstream's test files."""
+    found = subprocess.run(["go", "env", "GOMODCACHE"], capture_output=True, text=True, check=True).stdout.strip()
+    version = re.search(r"go\.etcd\.io/raft/v3 (\S+)", (SOURCES / "go.mod").read_text())
+    if version is None:
+        raise Missing("the raft module is not named in go.mod")
+    return Path(found, f"go.etcd.io/raft/v3@{version[1]}")
+
+
 def ask(oracle: Path, lines: list[str]) -> list[str]:
     """The harness's text of each line that is no `reset`, without log lines; short where the harness ended early."""
     done = subprocess.run(

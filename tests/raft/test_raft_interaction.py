@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -129,15 +128,6 @@ def test_copies_of_editors_are_no_scripts(datadriven: ModuleType, tmp_path: Path
 
 
 # --- etcd -------------------------------------------------------------------------------------------------------------
-@pytest.fixture(scope="session")
-def harness(oracle: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """etcd's own harness, built; skips, saying why, where that is not possible."""
-    try:
-        return oracle.find_oracle(None, tmp_path_factory.mktemp("oracle"))  # type: ignore[no-any-return]
-    except oracle.Missing as exception:
-        pytest.skip(f"the core is NOT compared with etcd's here: {exception}")
-
-
 def test_against_etcd(oracle: ModuleType, harness: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """20,000 random directives; `make raft-oracle` runs any number."""
     monkeypatch.setattr(oracle.leader, "_fits", oracle.leader._fits)  # the program replaces it
@@ -158,14 +148,9 @@ def test_the_recorded_text_is_etcds(oracle: ModuleType, harness: Path, tmp_path:
 
 
 @pytest.mark.usefixtures("harness")
-def test_upstreams_own_files(interaction: ModuleType) -> None:
+def test_upstreams_own_files(interaction: ModuleType, oracle: ModuleType) -> None:
     """The files come with the Go module that the harness is built from."""
-    found = subprocess.run(["go", "env", "GOMODCACHE"], capture_output=True, text=True, check=True).stdout.strip()
-    version = re.search(
-        r"^\s*(?:require )?go\.etcd\.io/raft/v3 (\S+)", (HERE / "oracle_go/go.mod").read_text(), re.MULTILINE
-    )
-    assert version is not None
-    paths = sorted(Path(found, f"go.etcd.io/raft/v3@{version[1]}", "testdata").glob("*.txt"))
+    paths = sorted((oracle.module_directory() / "testdata").glob("*.txt"))
     assert len(paths) == 28
     for path in paths:
         script = interaction.parse_script(path.read_text())
