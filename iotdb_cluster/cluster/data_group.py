@@ -27,6 +27,11 @@ class DataMachine:
         self._changed = changed
         self._retired: dict[tuple[int, int], list[asyncio.Future[None]]] = {}
 
+    @property
+    def alone(self) -> bool:
+        """Whether no other replica of the group exists."""
+        return len(self.members.voters) <= 1
+
     def apply(self, entries: Entries) -> list[Outcome]:
         payloads = entries.data
         if any(kind != EntryKind.NORMAL for kind in entries.kinds):

@@ -30,7 +30,7 @@ from iotdb_cluster.errors import CallerError, Status, SystemFault, check
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.query.requests import FlushTasksInfo
 from iotdb_cluster.raft import Snapshot
-from iotdb_cluster.storage import FlushJob
+from iotdb_cluster.storage import FlushJob, PinnedUnit, UnitId
 from iotdb_cluster.world import World
 
 __all__ = ["FLUSH_CALL", "Housekeeping"]
@@ -250,6 +250,10 @@ class Housekeeping:
         data, members = machine.data, machine.members
         checkpoint = data.freeze()
         await self._flush(checkpoint.jobs)
+        if data.store.corrupt and not machine.alone:
+            await self._world.workers.run(data.store.mark_absent)
+        elif data.store.corrupt:  # the log alone has what was written to the damaged units since: it is kept
+            return
         await self._world.workers.run(data.publisher(checkpoint))
         if machine.data is data:  # else a received snapshot has taken its place
             machine.checkpointed = (checkpoint.index, members)
@@ -275,6 +279,13 @@ class Housekeeping:
             store = self._machines[number].data.store
             units = [unit for unit in store.units() if unit.storage_group_id in storage_groups]
             return await self._as_far_as_there_is_room(number, self._flush(store.seal(units)))
+
+    async def flushed_copy(self, number: int, unit: UnitId) -> PinnedUnit:
+        """A unit with all that was applied before, in files that are pinned; CorruptData where it is damaged."""
+        async with self._care_of(number).busy:
+            store = self._machines[number].data.store
+            await self._flush(store.seal([unit]))
+            return store.pin_files(unit)
 
     async def take(self, number: int) -> tuple[Snapshot, GroupCopy]:
         """A group's newest checkpoint with the files that belong to it, pinned until they are released.

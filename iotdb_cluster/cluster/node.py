@@ -49,6 +49,7 @@ from iotdb_cluster.cluster.privileges import Privileges
 from iotdb_cluster.cluster.proposals import Proposals
 from iotdb_cluster.cluster.queries import Queries
 from iotdb_cluster.cluster.reloading import Reloading
+from iotdb_cluster.cluster.repair import REPAIR_CALLS, Repair
 from iotdb_cluster.cluster.replicas import TICK_PART, Replicas
 from iotdb_cluster.cluster.request_ids import RequestIds
 from iotdb_cluster.cluster.room import DiskSpace, RoomGuard
@@ -81,6 +82,7 @@ ASK_TIMEOUT_MS = 5_000  # of one question to a seed at the first start
 HANDLERS = (
     *("propose", "propose together", "resolve", "retired"),
     *("schema", "points", "scan open", "scan pull", "scan close"),
+    *REPAIR_CALLS,
     *(MARKS_CALL, FLUSH_CALL, MERGE_CALL, CLEAR_CACHE_CALL, "state", "digest", SNAPSHOTS_CALL),
     *("configuration", "activity", "kill query", "tracing", "schema snapshot", "meta applied"),
     *SNAPSHOT_CALLS,
@@ -295,6 +297,7 @@ class Node:
         self._spawn(self._housekeeping.run())
         self._spawn(self._marks.run())
         self._spawn(self._compaction.run())
+        self._spawn(self._repair.run())
         self._spawn(Expiry(world, self._driver, self._meta, self._proposals, self._machines, self._marks).run())
         self._spawn(self._leadership.run())
         self._spawn(receiver.sweep_forever())
@@ -315,6 +318,16 @@ class Node:
             self._fault,
         )
         self._marks.register(self._calls)
+        self._repair = Repair(
+            world,
+            self._driver,
+            self._machines,
+            self._calls,
+            self._housekeeping.flushed_copy,
+            self._housekeeping.collect,
+        )
+        self._repair.register(self._calls)
+        self._endings.callback(self._repair.close)
         self._compaction = Compaction(
             world,
             settings,

@@ -14,7 +14,7 @@ from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.reading import replica_here
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
 from iotdb_cluster.cluster.snapshots import SnapshotProgress
-from iotdb_cluster.errors import CallerError, Status
+from iotdb_cluster.errors import CallerError, CorruptData, Status
 from iotdb_cluster.meta import Group as GroupRecord
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.partition import partition_bounds, schema_slot_of, slot_of
@@ -162,7 +162,19 @@ class Overview:
 
     async def _state_call(self, body: memoryview, deadline: Deadline) -> bytes:
         del body, deadline
-        return pack([_described(group) for _, group in sorted(self._driver.groups.items())])
+        groups = [group for _, group in sorted(self._driver.groups.items())]
+        return pack([{**_described(group), "damaged": self._damaged(group)} for group in groups])
+
+    def _damaged(self, group: Group) -> list[str]:
+        """Units of which files are damaged here: which storage group and times, and why."""
+        machine = self._machines.get(group.id)
+        found: list[str] = []
+        for unit, reason in sorted(machine.data.store.corrupt.items()) if machine is not None else ():
+            known = self._meta.state.storage_group(unit.storage_group_id)
+            path = f"storage group {unit.storage_group_id}" if known is None else known.path
+            low, high = partition_bounds(unit.partition, self._settings.partition_interval_ms)
+            found.append(f"{path} from {low} to {high}: {reason}")
+        return found
 
     # --- snapshots ----------------------------------------------------------------------------------------------------
 
@@ -242,7 +254,10 @@ class Overview:
         except TimeoutError:
             raise CallerError(Status.TIME_OUT, f"group {group.id} has not applied index {head['index']} here") from None
         data = self._machines[group.id].data
-        work, release = data.digester()
+        try:
+            work, release = data.digester()
+        except CorruptData as error:
+            raise self._damage(group, error) from None
         index = data.applied
 
         def ended(work: asyncio.Future[str]) -> None:
@@ -252,7 +267,13 @@ class Overview:
 
         hashing = asyncio.ensure_future(self._world.workers.run(work))
         hashing.add_done_callback(ended)
-        return pack([index, await asyncio.shield(hashing)])
+        try:
+            return pack([index, await asyncio.shield(hashing)])
+        except CorruptData as error:
+            raise self._damage(group, error) from None
+
+    def _damage(self, group: Group, error: CorruptData) -> CallerError:
+        return CallerError(Status.INTERNAL_SERVER_ERROR, f"group {group.id} is damaged here: {error}")
 
 
 def _described(group: Group) -> dict[str, Any]:

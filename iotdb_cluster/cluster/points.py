@@ -7,6 +7,7 @@ the oldest where there are too many; a pull from one that has ended is a clear e
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.reading import barrier_at_leader
 from iotdb_cluster.columns import RowBatch
 from iotdb_cluster.data import NotReady
-from iotdb_cluster.errors import CallerError, Status
+from iotdb_cluster.errors import CallerError, CorruptData, Status
 from iotdb_cluster.limits import CURSOR_IDLE_MS_MAX, CURSORS_MAX
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.query import codec
@@ -28,6 +29,8 @@ from iotdb_cluster.query.requests import Aggregate, Last, Nearest, OpenScan, Pul
 from iotdb_cluster.world import World
 
 __all__ = ["PointServing"]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _ONE_PULL = Pull((0,))
@@ -80,6 +83,8 @@ class PointServing:
                 if not refusal.unit_closed:
                     raise
                 continue
+            except CorruptData as damage:
+                raise self._absent(number, damage) from None
             pins.callback(reader.close)
             units.append(Unit(reader, partition * interval, (partition + 1) * interval - 1))
         return units
@@ -94,7 +99,17 @@ class PointServing:
         except BaseException:
             pins.close()
             raise
-        return await self._on_worker(pins.close, _compute, units, request)
+        try:
+            return await self._on_worker(pins.close, _compute, units, request)
+        except CorruptData as damage:
+            raise self._absent(int(head["group"]), damage) from None
+
+    def _absent(self, number: int, damage: CorruptData) -> CallerError:
+        """Points cannot be read here: tried again until another member leads, or the unit is whole again."""
+        logger.warning("group %d: a read meets damage: %s", number, damage)
+        if self._machines[number].alone:
+            return CallerError(Status.INTERNAL_SERVER_ERROR, f"a file is damaged, and there is no other copy: {damage}")
+        return NotReady(f"group {number}: a file of this replica is damaged, it is fetched from another: try again")
 
     async def _on_worker(self, ended: Callable[[], None], work: Callable[..., T], *args: Any) -> T:
         """Run on a worker; `ended` is called when the worker is done, also where the caller is cancelled before that.
@@ -146,6 +161,12 @@ class PointServing:
 
         try:
             encoded, more = await self._on_worker(rested, _pull_one, cursor.rows)
+        except CorruptData as damage:
+            self._end(number)
+            logger.warning("a query meets damage: %s", damage)
+            raise CallerError(
+                Status.INTERNAL_SERVER_ERROR, "a file that the query reads was found damaged: run the query again"
+            ) from None
         except BaseException:
             self._end(number)
             raise

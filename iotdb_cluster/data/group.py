@@ -478,9 +478,11 @@ class DataGroup:
     def publisher(self, checkpoint: Checkpoint) -> Callable[[], None]:
         """What a worker runs to make the checkpoint the newest one (SystemFault where the disk fails).
 
-        InvariantViolation where a unit's points are not flushed up to its index.
+        InvariantViolation where a unit's points are not flushed up to its index, and it is not absent.
         """
         for key in sorted(self._state.units):
+            if self.store.is_absent(UnitId(*key)):  # it is fetched from another replica, at least up to here
+                continue
             oldest = self.store.oldest_unflushed(UnitId(*key))
             check(
                 oldest is None or oldest > checkpoint.index,

@@ -12,9 +12,10 @@ Failures: `SystemFault` where the disk fails, `CorruptData` (a SystemFault) wher
 `InvariantViolation` where the caller breaks the order of positions.
 """
 
+from iotdb_cluster.storage.copies import MirroredUnit, PinnedUnit
 from iotdb_cluster.storage.jobs import CompactionJob, FlushJob
 from iotdb_cluster.storage.reader import UnitReader
-from iotdb_cluster.storage.store import PinnedUnit, Store
+from iotdb_cluster.storage.store import Store
 from iotdb_cluster.storage.sums import add_sums, round_values
 from iotdb_cluster.storage.tombstones import Tombstone
 from iotdb_cluster.storage.types import (
@@ -34,6 +35,7 @@ __all__ = [
     "FileInfo",
     "FlushJob",
     "MergeRequest",
+    "MirroredUnit",
     "Order",
     "PinnedUnit",
     "Point",

@@ -15,6 +15,7 @@ from crc32c import crc32c
 
 from iotdb_cluster.columns import Column, DataType, Int64Array, TextColumn, Values
 from iotdb_cluster.errors import CorruptData
+from iotdb_cluster.limits import MIB
 from iotdb_cluster.storage import chunk_layout as layout
 from iotdb_cluster.storage.codec_ids import take_nested
 from iotdb_cluster.storage.codecs import decode_bits, decode_values
@@ -168,6 +169,19 @@ class ChunkFile:
         if len(data) != length or crc32c(data) != crc:
             raise CorruptData(f"{self.info.path}: {what} at {offset} ({length} bytes) does not match its checksum")
         return data
+
+    def verify(self) -> None:
+        """Read the whole file and compare it with its checksum; CorruptData."""
+        crc = 0
+        with disk_faults(self.info.path):
+            file = self._files.open(self.info.path)
+            try:
+                for offset in range(0, self.info.bytes, MIB):
+                    crc = crc32c(file.read(offset, MIB), crc)
+            finally:
+                file.close()
+        if crc != self.info.crc32c:
+            raise CorruptData(f"{self.info.path}: does not match its checksum")
 
     # --- index --------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,15 @@ from contextlib import contextmanager
 from iotdb_cluster.errors import SystemFault
 from iotdb_cluster.world import File, FileSystem
 
-__all__ = ["SyncedWriter", "append_and_sync", "disk_faults", "make_directory", "replace_atomically", "write_and_sync"]
+__all__ = [
+    "SyncedWriter",
+    "append_and_sync",
+    "disk_faults",
+    "make_directory",
+    "read_text",
+    "replace_atomically",
+    "write_and_sync",
+]
 
 BUFFER_BYTES = 1 << 20  # bytes gathered before a write
 
@@ -98,3 +106,13 @@ def make_directory(files: FileSystem, path: str) -> None:
             make_directory(files, parent)
         files.make_directories(path)
         files.sync_directory(parent)
+
+
+def read_text(files: FileSystem, path: str) -> str:
+    """A small file whole; what is no UTF-8 is replaced."""
+    with disk_faults(path):
+        file = files.open(path)
+        try:
+            return file.read(0, file.size()).decode(errors="replace")
+        finally:
+            file.close()

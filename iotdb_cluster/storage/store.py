@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import posixpath
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 from iotdb_cluster.columns import Block
 from iotdb_cluster.errors import CorruptData, SystemFault, check
 from iotdb_cluster.limits import INT64_MIN
 from iotdb_cluster.storage.chunk_reader import Cache, ChunkFile
 from iotdb_cluster.storage.compaction import choose, expiry_pays, hidden_upto
-from iotdb_cluster.storage.durable import disk_faults, make_directory
-from iotdb_cluster.storage.filenames import MANIFEST, parse_chunk_name, parse_unit_name, unit_name
+from iotdb_cluster.storage.copies import MirroredUnit, PinnedUnit
+from iotdb_cluster.storage.durable import disk_faults, make_directory, read_text, replace_atomically
+from iotdb_cluster.storage.filenames import (
+    ABSENT,
+    MANIFEST,
+    MANIFEST_NEW,
+    number_of,
+    parse_chunk_name,
+    parse_unit_name,
+    unit_name,
+)
 from iotdb_cluster.storage.jobs import CompactionJob, FlushJob
 from iotdb_cluster.storage.manifest import Manifest, ManifestState, manifest_bytes
 from iotdb_cluster.storage.memtable import Memtable
@@ -23,20 +32,7 @@ from iotdb_cluster.storage.types import FileInfo, MergeRequest, Position, StoreO
 from iotdb_cluster.storage.unit import Sealed, Unit, in_force
 from iotdb_cluster.world import FileSystem
 
-__all__ = ["PinnedUnit", "Store"]
-
-
-class PinnedUnit(NamedTuple):
-    """What is flushed of a unit, for a copy elsewhere: the files stay until `release`, whatever becomes of the unit.
-
-    A directory `name` that holds `files` under their names and `manifest` as its manifest is the unit as of `flushed`.
-    """
-
-    name: str
-    flushed: Position
-    manifest: bytes
-    files: tuple[FileInfo, ...]
-    release: Callable[[], None]
+__all__ = ["Store"]
 
 
 class Store:
@@ -56,6 +52,7 @@ class Store:
         self._garbage_paths: list[str] = []
         self._garbage_files: list[ChunkFile] = []
         self._garbage_units: list[Unit] = []
+        self._marked: set[UnitId] = set()  # damaged units of which that is durable
         self._turns: dict[int, UnitId] = {}  # by storage group, in the order of service: the unit compacted last
         self._retired: set[int] = set()  # id() of flushed memtables that readers still pin
 
@@ -80,40 +77,56 @@ class Store:
                 if not files.exists(f"{path}/{MANIFEST}"):
                     files.remove_tree(path)
                     continue
-            check(unit not in store._units, "unit %s has two directories with a manifest", unit)
+            other = store._units.pop(unit, None)
+            if other is not None:  # it was mirrored, and the one that it replaced did not go in time
+                older, path = sorted((other.directory, path), key=number_of)
+                store._close_unit(other)
+                store.corrupt.pop(unit, None)
+                with disk_faults(older):
+                    files.remove_tree(older)
             store._units[unit] = store._open_unit(unit, path)
         return store
 
     def _open_unit(self, unit: UnitId, path: str) -> Unit:
         try:
-            manifest = Manifest.open(self.files, path)
-            opened = Unit(unit, path, manifest, manifest.state)
-            for info in manifest.state.files.values():
-                with disk_faults(info.path):
-                    file = self.files.open(info.path)
-                    size = file.size()
-                    file.close()
-                if size != info.bytes:
-                    raise CorruptData(f"{info.path}: is {size} bytes long, the manifest says {info.bytes}")
-                opened.files.append(ChunkFile(self.files, info, self.cache))
-            opened.sort_files()
-            named = {MANIFEST, *(info.name for info in manifest.state.files.values())}
             with disk_faults(path):
-                for name in self.files.list(path):
-                    if name not in named:
-                        self.files.remove(f"{path}/{name}")
+                if self.files.exists(f"{path}/{ABSENT}"):
+                    raise CorruptData(read_text(self.files, f"{path}/{ABSENT}"))
+            return self._open_whole(unit, path)
         except SystemFault as error:
             self.corrupt[unit] = str(error)
             return Unit(unit, path, None, ManifestState())
+
+    def _open_whole(self, unit: UnitId, path: str) -> Unit:
+        """A unit from its files; SystemFault (CorruptData) where that fails."""
+        manifest = Manifest.open(self.files, path)
+        opened = Unit(unit, path, manifest, manifest.state)
+        for info in manifest.state.files.values():
+            with disk_faults(info.path):
+                file = self.files.open(info.path)
+                size = file.size()
+                file.close()
+            if size != info.bytes:
+                raise CorruptData(f"{info.path}: is {size} bytes long, the manifest says {info.bytes}")
+            opened.files.append(ChunkFile(self.files, info, self.cache))
+        opened.sort_files()
+        named = {MANIFEST, *(info.name for info in manifest.state.files.values())}
+        with disk_faults(path):
+            for name in self.files.list(path):
+                if name not in named:
+                    self.files.remove(f"{path}/{name}")
         return opened
 
     def close(self) -> None:
         """Close files; unflushed writes are the log's to keep."""
         for unit in self._units.values():
-            for file in unit.files:
-                file.close()
-            if unit.manifest is not None:
-                unit.manifest.close()
+            self._close_unit(unit)
+
+    def _close_unit(self, unit: Unit) -> None:
+        for file in unit.files:
+            file.close()
+        if unit.manifest is not None:
+            unit.manifest.close()
 
     # --- units --------------------------------------------------------------------------------------------------------
 
@@ -155,6 +168,7 @@ class Store:
             manifest.remove()
         del self._units[unit]
         self.corrupt.pop(unit, None)
+        self._marked.discard(unit)
         for memtable in found.memtables():
             self._release(memtable)
         with self._lock:
@@ -364,6 +378,93 @@ class Store:
     def idle(self) -> bool:
         """No job and no reader needs the directory."""
         return not any(unit.busy or unit.readers for unit in (*self._units.values(), *self._garbage_units))
+
+    # --- damage -------------------------------------------------------------------------------------------------------
+
+    def mark_absent(self) -> None:
+        """Make it durable that units are damaged, so that a restart knows it too. On a worker; SystemFault."""
+        for unit, reason in list(self.corrupt.items()):
+            found = self._units.get(unit)
+            if found is not None and unit not in self._marked:
+                if self.files.exists(found.directory):
+                    path = f"{found.directory}/{ABSENT}"
+                    replace_atomically(self.files, path, f"{path}.new", reason.encode())
+                self._marked.add(unit)
+
+    def is_absent(self, unit: UnitId) -> bool:
+        """Whether the unit's files are lost for good: it is damaged, and that is durable."""
+        return unit in self._marked and unit in self.corrupt
+
+    def begin_mirror(self, unit: UnitId) -> str:
+        """The directory in which a damaged unit is made anew. What was written so far is frozen: a copy of the unit
+        that holds all of it, and `finish_mirror`, replace it."""
+        found = self._unit(unit)
+        if not found.active.is_empty:
+            found.sealed.append(Sealed(found.active, found.meta))
+            found.active = Memtable()
+        number = self._next_directory[unit] = self._next_directory.get(unit, 1)
+        self._next_directory[unit] = number + 1
+        return f"{self.directory}/{unit_name(unit, number)}"
+
+    def open_mirror(self, unit: UnitId, directory: str, manifest: bytes) -> MirroredUnit:
+        """Make a directory that has all files of a copy the unit's own, durably. On a worker.
+
+        SystemFault where the disk fails, CorruptData where the files do not make a unit, or it was dropped.
+        """
+        old = self._unit(unit)
+        with old.lock:
+            if old.dropped:
+                raise CorruptData(f"unit {unit} was dropped while it was mirrored")
+            replace_atomically(self.files, f"{directory}/{MANIFEST}", f"{directory}/{MANIFEST_NEW}", manifest)
+            try:
+                new = self._open_whole(unit, directory)
+            except SystemFault:
+                Manifest(self.files, directory, ManifestState()).remove()
+                raise
+            (old.manifest or Manifest(self.files, old.directory, old.state)).remove()
+            return MirroredUnit(new)
+
+    def finish_mirror(self, mirrored: MirroredUnit) -> None:
+        """Put the copy in the place of the damaged unit; what was written above it stays. On the loop.
+
+        Memtables that reach beyond the copy are kept whole: what they hold of it once more comes to the same.
+        """
+        new = mirrored.unit
+        old = self._units.pop(new.id, None)
+        if old is None:  # it was dropped meanwhile
+            (new.manifest or Manifest(self.files, new.directory, new.state)).remove()
+            with self._lock:
+                self._garbage_units.append(new)
+            return
+        new.sequence, new.position = old.sequence, max(old.position, new.flushed)
+        stones = {stone.position: stone for stone in new.tombstones}
+        kept: list[Memtable] = []
+        for memtable in old.memtables():
+            if memtable is old.active or memtable.high > new.flushed:
+                kept.append(memtable)
+                stones.update((stone.position, stone) for stone in memtable.tombstones)
+            else:
+                self._release(memtable)
+        new.active = kept.pop()
+        new.sealed = [Sealed(memtable, new.meta) for memtable in kept]
+        new.tombstones = [stone for _, stone in sorted(stones.items())]
+        old.dropped = True
+        old.sealed, old.active = [], Memtable()
+        self._units[new.id] = new
+        self.corrupt.pop(new.id, None)
+        self._marked.discard(new.id)
+        with self._lock:
+            self._garbage_units.append(old)
+
+    def verify_file(self, unit: UnitId, name: str) -> None:
+        """Compare a chunk file with its checksum; a damaged one makes the unit so. On a worker."""
+        found = self._units.get(unit)
+        for file in list(found.files) if found is not None else ():
+            if file.info.name == name:
+                try:
+                    file.verify()
+                except SystemFault as error:
+                    self.note_damage(unit, str(error))
 
     # --- compaction ---------------------------------------------------------------------------------------------------
 

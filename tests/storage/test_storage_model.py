@@ -18,6 +18,7 @@ from iotdb_cluster.storage import PinnedUnit, Store, StoreOptions, UnitId
 U = UnitId(7, -2)
 OPTIONS = StoreOptions(compaction_files_min=2, tombstones_max=0, cache_bytes_max=10_000)
 OPS = ["write"] * 6 + ["delete", "delete", "expire", "flush", "flush", "compact", "restart", "check", "half", "copy"]
+OPS += ["damage"]
 steps = st.lists(st.tuples(st.sampled_from(OPS), st.integers(0, 1 << 32)), min_size=1, max_size=25)
 
 
@@ -78,6 +79,58 @@ def copied_digest(disk: SimulatedDisk, copied: PinnedUnit, directory: str, log: 
     return other.digest(U)
 
 
+def mirrored(tools: Any, disk: SimulatedDisk, store: Store, log: Log, model: Any, rng: random.Random) -> Store:
+    """A file of the unit is damaged: the unit is made anew from another replica, which may be ahead; the store goes on.
+
+    What is written while it is away stays; in half of the cases the store was restarted before, or is cut in between.
+    """
+    store.note_damage(U, "planted")
+    store.mark_absent()
+    if rng.random() < 0.5:
+        store.close()
+        store = Store.open(disk, "/data/store", OPTIONS)
+        if disk.exists("/data/store/7.-2.1"):  # else nothing was in files, and the whole log makes the unit
+            assert U in store.corrupt or U not in store.units() or not store.files_of(U)
+        for entry in log.entries:
+            apply(store, entry)
+    if U not in store.corrupt:
+        return store
+
+    def write() -> None:
+        entry = make_entry(tools, log, rng.choice(["write", "delete", "expire"]), rng)
+        apply(store, entry)
+        apply_to_model(model, entry)
+
+    write()
+    directory = store.begin_mirror(U)
+    write()
+    other = Store.open(disk, "/data/other", OPTIONS)
+    for entry in log.entries[: len(log.entries) - rng.randrange(2)]:  # at least all that was frozen
+        apply(other, entry)
+    if rng.random() < 0.5:
+        write()
+    tools.flush(other)
+    pinned = other.pin_files(U)
+    disk.make_directories(directory)
+    for info in pinned.files:
+        disk.open(f"{directory}/{info.name}", create=True).write(0, disk.open(info.path).read(0, info.bytes))
+        disk.open(f"{directory}/{info.name}").sync()
+    found = store.open_mirror(U, directory, pinned.manifest)
+    pinned.release()
+    other.close()
+    disk.remove_tree("/data/other")
+    if rng.random() < 0.3:  # the process ends before it knows
+        store.close()
+        store = Store.open(disk, "/data/store", OPTIONS)
+        assert not store.corrupt
+        for entry in log.entries:
+            apply(store, entry)
+        return store
+    store.finish_mirror(found)
+    assert not store.corrupt
+    return store
+
+
 def make_entry(tools: Any, log: Log, op: str, rng: random.Random) -> tuple[int, int, str, Any]:
     if op == "write":
         return log.add("write", tools.random_blocks(rng, 60), rng)
@@ -132,6 +185,14 @@ def test_store_equals_dict(tools: Any, script: list[tuple[str, int]], seed: int)
                 assert not store.corrupt
                 for entry in log.entries:
                     apply(store, entry)
+            elif op == "damage":
+                for pinned, _, _ in old:
+                    pinned.close()
+                old.clear()
+                for copied in copies:
+                    copied.release()
+                copies.clear()
+                store = mirrored(tools, disk, store, log, model, rng)
             elif op == "copy":
                 copies.append(store.pin_files(U))
             else:
@@ -154,7 +215,8 @@ def test_store_equals_dict(tools: Any, script: list[tuple[str, int]], seed: int)
         assert store.idle
         store.collect()
         named = {info.name for info in store.files_of(U)}
-        on_disk = {name for name in disk.list("/data/store/7.-2.1") if name.endswith(".chunk")}
+        (directory,) = [name for name in disk.list("/data/store") if name.startswith("7.-2.")]
+        on_disk = {name for name in disk.list(f"/data/store/{directory}") if name.endswith(".chunk")}
         assert on_disk == named
 
 

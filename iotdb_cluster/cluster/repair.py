@@ -1,0 +1,266 @@
+"""Units of which a file is damaged: they are made anew, whole, from a replica that has all of them.
+
+A replica with a damaged unit goes on applying, into memory; it answers no read of the unit, and a leader hands the lead
+to a member that is complete. The damaged replica notes how far it has applied, asks a complete one to flush the unit at
+least that far, and fetches what the unit consists of then: the manifest and its files, by checksum, into a directory of
+their own. Once that is durable it takes the damaged one's place; what was written above it stays in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import crc32c
+
+from iotdb_cluster.cluster.calls import Calls, Deadline
+from iotdb_cluster.cluster.data_group import DataMachine
+from iotdb_cluster.cluster.driver import Driver
+from iotdb_cluster.cluster.group import Group
+from iotdb_cluster.cluster.log import make_durable_directories
+from iotdb_cluster.cluster.outbox import Channel
+from iotdb_cluster.cluster.reading import replica_here
+from iotdb_cluster.data import DataGroup
+from iotdb_cluster.errors import CallerError, CorruptData, Status, SystemFault
+from iotdb_cluster.limits import SNAPSHOT_PIECE_BYTES
+from iotdb_cluster.packing import pack, unpack
+from iotdb_cluster.storage import FileInfo, PinnedUnit, UnitId
+from iotdb_cluster.world import World
+
+__all__ = ["REPAIR_CALLS", "Repair"]
+
+logger = logging.getLogger(__name__)
+
+REPAIR_CALLS = ("mirror open", "mirror piece", "mirror end", "damaged units")
+ROUND_MS = 300
+RETRY_MS = 2_000  # between two attempts to repair a unit
+CALL_MS = 30_000
+ASK_MS = 2_000
+GIVEN_IDLE_MS_MAX = 60_000  # a copy that nobody fetches any more is let go
+
+
+@dataclass(slots=True)
+class _Given:
+    """A unit that another node copies."""
+
+    data: DataGroup
+    unit: UnitId
+    pinned: PinnedUnit
+    used_ms: float
+
+
+class Repair:
+    """Repairs the units of one node, and gives copies of its own. `flushed_copy(group, unit)` flushes and pins one,
+    `collect(group)` removes what is not needed any more.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        driver: Driver,
+        machines: dict[int, DataMachine],
+        calls: Calls,
+        flushed_copy: Callable[[int, UnitId], Awaitable[PinnedUnit]],
+        collect: Callable[[int], Awaitable[None]],
+    ) -> None:
+        self._world = world
+        self._driver = driver
+        self._machines = machines
+        self._calls = calls
+        self._flushed_copy = flushed_copy
+        self._collect = collect
+        self._tried_ms: dict[tuple[int, UnitId], float] = {}
+        self._given: dict[int, _Given] = {}
+        self._next = 1
+
+    def register(self, calls: Calls) -> None:
+        handlers = (self._open_call, self._piece_call, self._end_call, self._damaged_call)
+        calls.handlers.update(zip(REPAIR_CALLS, handlers, strict=True))
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(ROUND_MS / 1000)
+            now = self._world.clock.monotonic_ms()
+            for number, given in list(self._given.items()):
+                if now - given.used_ms > GIVEN_IDLE_MS_MAX:
+                    self._let_go(number)
+            for number, machine in list(self._machines.items()):
+                data = machine.data
+                if not data.store.corrupt:
+                    continue
+                await self._world.workers.run(data.store.mark_absent)
+                group = self._driver.groups[number]
+                if group.leads:
+                    await self._hand_over(group)
+                for unit in sorted(data.store.corrupt):
+                    if now - self._tried_ms.get((number, unit), -1e18) >= RETRY_MS:
+                        self._tried_ms[number, unit] = now
+                        await self._repair(group, data, unit)
+
+    # --- the lead -----------------------------------------------------------------------------------------------------
+
+    async def _hand_over(self, group: Group) -> None:
+        """To a member that has every unit and was heard of; writes go on meanwhile."""
+        if group.raw.transferee:
+            return
+        progress = group.raw.status().progress
+        for member, node in sorted(group.nodes.items()):
+            if node == self._calls.node or member not in progress or not progress[member].active:
+                continue
+            try:
+                head, _ = unpack(await self._call(node, "damaged units", {"group": group.id}, ASK_MS))
+            except CallerError:
+                continue
+            if not head and group.leads:
+                logger.warning("group %d: units here are damaged: node %d is to lead", group.id, node)
+                group.raw.transfer_leader(member)
+                self._driver.wake(group)
+                return
+
+    async def _damaged_call(self, body: memoryview, deadline: Deadline) -> bytes:
+        del deadline
+        head, _ = unpack(body)
+        group = replica_here(self._driver, int(head["group"]))
+        return pack([list(unit) for unit in sorted(self._machines[group.id].data.store.corrupt)])
+
+    # --- the damaged side ---------------------------------------------------------------------------------------------
+
+    async def _repair(self, group: Group, data: DataGroup, unit: UnitId) -> None:
+        reason = data.store.corrupt[unit]
+        others = [node for node in group.nodes.values() if node != self._calls.node]
+        if not others:
+            logger.error("group %d: unit %s is damaged and has no other copy: %s", group.id, unit, reason)
+            return
+        logger.warning("group %d: unit %s is damaged and fetched anew: %s", group.id, unit, reason)
+        for node in sorted(others, key=lambda node: node != group.leader_node):
+            index, directory = data.applied, data.store.begin_mirror(unit)
+            try:
+                await self._fetch(node, group.id, data, unit, index, directory)
+            except (CallerError, OSError, SystemFault) as error:
+                logger.warning("group %d: unit %s is not fetched from node %d: %s", group.id, unit, node, error)
+                await self._world.workers.run(self._remove, directory)
+            else:
+                logger.warning("group %d: unit %s is whole again, from node %d", group.id, unit, node)
+                await self._collect(group.id)
+                return
+
+    def _remove(self, directory: str) -> None:
+        if self._world.files.exists(directory):
+            self._world.files.remove_tree(directory)
+
+    async def _fetch(self, node: int, group: int, data: DataGroup, unit: UnitId, index: int, directory: str) -> None:
+        head = {"group": group, "unit": list(unit), "index": index}
+        answer, buffers = unpack(await self._call(node, "mirror open", head, CALL_MS))
+        number = int(answer["copy"])
+        broken = ""
+        try:
+            await self._world.workers.run(make_durable_directories, self._world.files, directory)
+            for name, size, crc in answer["files"]:
+                if await self._fetch_file(node, number, str(name), int(size), directory) != int(crc):
+                    broken = str(name)
+                    raise CorruptData(f"node {node}: {name} does not match its checksum")
+            mirrored = await self._world.workers.run(data.store.open_mirror, unit, directory, bytes(buffers[0]))
+            data.store.finish_mirror(mirrored)
+        finally:
+            await self._end(node, number, broken)
+
+    async def _fetch_file(self, node: int, number: int, name: str, size: int, directory: str) -> int:
+        """Its checksum; the file is durable but for its name."""
+        crc = 0
+        for offset in range(0, size, SNAPSHOT_PIECE_BYTES):
+            length = min(SNAPSHOT_PIECE_BYTES, size - offset)
+            _, buffers = unpack(
+                await self._call(node, "mirror piece", {"copy": number, "file": name, "offset": offset}, CALL_MS)
+            )
+            data = bytes(buffers[0])
+            if len(data) != length:
+                raise CorruptData(f"node {node}: {name} has {len(data)} bytes at {offset}, not {length}")
+            crc = crc32c.crc32c(data, crc)
+            await self._world.workers.run(self._write, f"{directory}/{name}", offset, data, offset + length == size)
+        return int(crc)
+
+    def _write(self, path: str, offset: int, data: bytes, last: bool) -> None:
+        file = self._world.files.open(path, create=True)
+        try:
+            file.write(offset, data)
+            if last:
+                file.sync()
+        finally:
+            file.close()
+
+    async def _end(self, node: int, number: int, broken: str) -> None:
+        try:
+            await self._call(node, "mirror end", {"copy": number, "damaged": broken}, ASK_MS)
+        except CallerError as error:  # it lets the copy go by itself
+            logger.debug("node %d did not hear the end of a copy: %s", node, error)
+
+    async def _call(self, node: int, method: str, head: Any, timeout_ms: float) -> memoryview:
+        return await self._calls.call(node, method, pack(head), Deadline(self._world, timeout_ms), Channel.SNAPSHOT)
+
+    # --- the complete side --------------------------------------------------------------------------------------------
+
+    async def _open_call(self, body: memoryview, deadline: Deadline) -> bytes:
+        """A copy of the unit as of a log index at or above the one that is asked for: its files, and the manifest."""
+        head, _ = unpack(body)
+        group = replica_here(self._driver, int(head["group"]))
+        unit = UnitId(*head["unit"])
+        try:
+            async with asyncio.timeout(max(0.0, deadline.left_ms) / 1000):
+                await self._driver.wait_applied(group, int(head["index"]))
+        except TimeoutError:
+            raise CallerError(Status.TIME_OUT, f"group {group.id} has not applied index {head['index']} here") from None
+        data = self._machines[group.id].data
+        if unit not in data.store.units() or unit in data.store.corrupt:
+            raise CallerError(Status.PARTITION_NOT_READY, f"unit {unit} is not whole here either")
+        try:
+            pinned = await self._flushed_copy(group.id, unit)
+        except CorruptData as error:
+            raise CallerError(Status.PARTITION_NOT_READY, f"unit {unit} is not whole here either: {error}") from None
+        number, self._next = self._next, self._next + 1
+        self._given[number] = _Given(data, unit, pinned, self._world.clock.monotonic_ms())
+        files = [[one.name, one.bytes, one.crc32c] for one in pinned.files]
+        return pack({"copy": number, "files": files}, [pinned.manifest])
+
+    def _find(self, head: Any) -> _Given:
+        given = self._given.get(int(head["copy"]))
+        if given is None:
+            raise CallerError(Status.PARTITION_NOT_READY, "the copy was let go: begin anew")
+        given.used_ms = self._world.clock.monotonic_ms()
+        return given
+
+    async def _piece_call(self, body: memoryview, deadline: Deadline) -> bytes:
+        del deadline
+        head, _ = unpack(body)
+        given = self._find(head)
+        found = [one for one in given.pinned.files if one.name == head["file"]]
+        if not found:
+            raise CallerError(Status.ILLEGAL_PARAMETER, f"the copy has no file {head['file']!r}")
+        data = await self._world.workers.run(self._read, found[0], int(head["offset"]))
+        return pack(None, [data])
+
+    def _read(self, info: FileInfo, offset: int) -> bytes:
+        file = self._world.files.open(info.path)
+        try:
+            return file.read(offset, SNAPSHOT_PIECE_BYTES)
+        finally:
+            file.close()
+
+    async def _end_call(self, body: memoryview, deadline: Deadline) -> bytes:
+        del deadline
+        head, _ = unpack(body)
+        given = self._find(head)
+        self._let_go(int(head["copy"]))
+        if head["damaged"]:
+            await self._world.workers.run(given.data.store.verify_file, given.unit, str(head["damaged"]))
+        return pack(None)
+
+    def _let_go(self, number: int) -> None:
+        self._given.pop(number).pinned.release()
+
+    def close(self) -> None:
+        for number in list(self._given):
+            self._let_go(number)
