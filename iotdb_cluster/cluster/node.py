@@ -271,7 +271,7 @@ class Node:
         disk = DiskSpace(world, settings, lambda: self._log.lacks_spares)
         receiver, guard = self._build_care(disk, identity.identifier)
         WriteServing(self._driver, self._machines, self._proposals, guard).register(self._calls)
-        SchemaServing(self._driver, self._machines).register(self._calls)
+        SchemaServing(world, self._driver, self._machines).register(self._calls)
         self._points.register(self._calls)
         self._housekeeping.register(self._calls)
         membership = Membership(world, settings, identity, self._meta, self._addresses)

@@ -33,6 +33,7 @@ __all__ = ["PointServing"]
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+DECODE_INLINE_BYTES = 64 * 1024  # longer requests are decoded on a worker
 _ONE_PULL = Pull((0,))
 
 
@@ -89,10 +90,15 @@ class PointServing:
             units.append(Unit(reader, partition * interval, (partition + 1) * interval - 1))
         return units
 
+    async def _request(self, body: memoryview) -> Request:
+        if len(body) <= DECODE_INLINE_BYTES:
+            return codec.decode_request(body)
+        return await self._world.workers.run(codec.decode_request, body)
+
     async def points(self, body: memoryview, deadline: Deadline) -> bytes:
         """Aggregate, Last or Nearest over the units named."""
         head, buffers = unpack(body)
-        request = codec.decode_request(buffers[0])
+        request = await self._request(buffers[0])
         pins = ExitStack()
         try:
             units = await self._units(head, pins, deadline)
@@ -128,7 +134,7 @@ class PointServing:
 
     async def open_scan(self, body: memoryview, deadline: Deadline) -> bytes:
         head, buffers = unpack(body)
-        request = codec.decode_request(buffers[0])
+        request = await self._request(buffers[0])
         if not isinstance(request, OpenScan):
             raise CallerError(Status.INTERNAL_SERVER_ERROR, f"a scan cannot be opened by {type(request).__name__}")
         self.expire()

@@ -47,6 +47,9 @@ T = TypeVar("T")
 
 REPLANS_MAX = 5  # a statement that meets moving slots or deletes of series is planned anew so often
 HEAVY = (Pull, Aggregate)  # what follows their answers may take long: it goes to a worker thread
+ITEMS_INLINE_MAX = 500  # of an answer (series, devices, points): what is made of more goes to a worker too
+CHECKED_INLINE_MAX = 500  # series whose privileges are looked up before others may use the loop
+STATEMENT_INLINE_CHARS = 4_096  # longer statements are planned on a worker
 
 
 @dataclass(slots=True)
@@ -254,12 +257,15 @@ class _Runner:
             raise cancelled
 
     async def _run(self, steps: Steps[T]) -> T:
-        ended, found = _step(steps, None)
+        if len(self._entry.info.statement) <= STATEMENT_INLINE_CHARS:
+            ended, found = _step(steps, None)
+        else:
+            ended, found = await self._on_worker(steps, None)
         while not ended:
             self._entry.check()
             request: Request = found
             if self._checks_read and isinstance(request, OpenScan | Aggregate | Last | Nearest):
-                self._check(request.series)
+                await self._check(request.series)
             began_ms = self._world.clock.monotonic_ms()
             try:
                 answer = await self._reads.answer(request)
@@ -270,22 +276,28 @@ class _Runner:
                 self._entry.trace.asked(request, answer, self._world.clock.monotonic_ms() - began_ms)
             if self._checks_matched and isinstance(request, MatchSeries):
                 for pattern, matched in zip(request.patterns, answer, strict=True):
-                    self._check(matched)
+                    await self._check(matched)
                     if not matched:  # whether a path exists is nobody's affair who may not read it
                         self._check_path(pattern)
             if isinstance(request, ListQueries):
                 answer = [query for query in answer if query.id != self._entry.info.id]
-            if isinstance(request, HEAVY):
-                self._working = asyncio.ensure_future(self._world.workers.run(_step, steps, answer))
-                ended, found = await asyncio.shield(self._working)
-                self._working = None
+            if isinstance(request, HEAVY) or _items(answer) > ITEMS_INLINE_MAX:
+                ended, found = await self._on_worker(steps, answer)
             else:
                 ended, found = _step(steps, answer)
         result: T = found
         return result
 
-    def _check(self, series: Sequence[SeriesInfo]) -> None:
-        for one in series:
+    async def _on_worker(self, steps: Steps[T], answer: Any) -> tuple[bool, Any]:
+        self._working = asyncio.ensure_future(self._world.workers.run(_step, steps, answer))
+        outcome = await asyncio.shield(self._working)
+        self._working = None
+        return outcome
+
+    async def _check(self, series: Sequence[SeriesInfo]) -> None:
+        for at, one in enumerate(series):
+            if at and at % CHECKED_INLINE_MAX == 0:
+                await asyncio.sleep(0)
             self._check_path(one.path)
 
     def _check_path(self, path: str) -> None:
@@ -299,6 +311,13 @@ def _step(steps: Steps[T], answer: Any) -> tuple[bool, Any]:
         return False, steps.send(answer)
     except StopIteration as stop:
         return True, stop.value
+
+
+def _items(answer: Any) -> int:
+    """How many things a list, or a list of lists, holds."""
+    if not isinstance(answer, list):
+        return 0
+    return sum(len(one) if isinstance(one, list) else 1 for one in answer)
 
 
 def _throw(steps: Steps[T], error: BaseException) -> tuple[bool, Any]:

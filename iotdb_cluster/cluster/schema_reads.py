@@ -6,6 +6,7 @@ A call names storage groups as [id, path, slot, epoch]; the answer has one item 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from iotdb_cluster.cluster.calls import Calls, Deadline
@@ -15,14 +16,24 @@ from iotdb_cluster.cluster.reading import barrier_at_leader
 from iotdb_cluster.data import DataGroup
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.schema import PathPattern, SchemaTree
+from iotdb_cluster.world import World
 
 __all__ = ["SchemaServing"]
 
+NODES_INLINE_MAX = 500  # nodes of a tree that are looked at on the loop: about 3 ms
+PATTERNS_INLINE_MAX = 100
+WALKS_MAX = 5  # tries on a worker before a tree that changes all the time is walked on the loop
+
 
 class SchemaServing:
-    """The handler `schema`."""
+    """The handler `schema`.
 
-    def __init__(self, driver: Driver, machines: dict[int, DataMachine]) -> None:
+    Long walks run on a worker while the loop goes on. Where a tree changed meanwhile the walk is worth nothing and is
+    done again; after some tries on the loop, where nothing changes.
+    """
+
+    def __init__(self, world: World, driver: Driver, machines: dict[int, DataMachine]) -> None:
+        self._world = world
         self._driver = driver
         self._machines = machines
 
@@ -34,16 +45,55 @@ class SchemaServing:
         number = int(head["group"])
         await barrier_at_leader(self._driver, number, head["consistency"], deadline)
         data = self._machines[number].data
-        question = _QUESTIONS[head["question"]]
-        return pack([_one(data, item, question, head) for item in head["storage_groups"]])
+        items = [_Item.of(data, item) for item in head["storage_groups"]]
+        if all(item.is_quick(head) for item in items):
+            return _answered(items, head)
+        for _ in range(WALKS_MAX):
+            versions = [item.tree.version for item in items]
+            found = await self._world.workers.run(_walked, items, head)
+            if found is not None and versions == [item.tree.version for item in items]:
+                return found
+        return _answered(items, head)
 
 
-def _one(data: DataGroup, item: Sequence[Any], question: Callable[[SchemaTree, Any], Any], head: Any) -> Any:
-    identifier, path, slot, epoch = item
-    known = data.schema(identifier, slot, epoch)
-    if known is None:
-        return {"epoch": 0, "partitions": [], "value": question(SchemaTree(path), head)}
-    return {"epoch": known.epoch, "partitions": sorted(known.directory), "value": question(known.tree, head)}
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """What is asked of one storage group."""
+
+    tree: SchemaTree
+    epoch: int
+    partitions: list[int]
+
+    @classmethod
+    def of(cls, data: DataGroup, item: Sequence[Any]) -> _Item:
+        identifier, path, slot, epoch = item
+        known = data.schema(identifier, slot, epoch)
+        if known is None:
+            return cls(SchemaTree(path), 0, [])
+        return cls(known.tree, known.epoch, sorted(known.directory))
+
+    def is_quick(self, head: Any) -> bool:
+        if head["question"] == "is tag":
+            return True
+        patterns = head.get("patterns") or [head.get("pattern", "root")]
+        if len(patterns) > PATTERNS_INLINE_MAX:
+            return False
+        return all(self.tree.is_quick(PathPattern.parse(text), NODES_INLINE_MAX) for text in patterns)
+
+
+def _answered(items: Sequence[_Item], head: Any) -> bytes:
+    question = _QUESTIONS[head["question"]]
+    return pack(
+        [{"epoch": item.epoch, "partitions": item.partitions, "value": question(item.tree, head)} for item in items]
+    )
+
+
+def _walked(items: Sequence[_Item], head: Any) -> bytes | None:
+    """The same on a worker; None where a tree's change came in the way."""
+    try:
+        return _answered(items, head)
+    except (KeyError, RuntimeError):  # a dict changed while it was read: the version tells, the walk is repeated
+        return None
 
 
 # --- the questions ----------------------------------------------------------------------------------------------------

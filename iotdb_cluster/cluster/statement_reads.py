@@ -60,6 +60,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CLOSE_TIMEOUT_MS = 5_000
+DECODE_INLINE_BYTES = 64 * 1024  # longer answers of other nodes are decoded on a worker
+SERIES_INLINE_MAX = 500  # series whose descriptions, or parts of an answer, are made on the loop: about 2 ms
+PATTERNS_INLINE_MAX = 200  # patterns that are looked up before others may use the loop
 MID_TIMEOUT_MS = 1_000  # of the try at a leader at consistency `mid`
 _LOST_CODES = (Status.NO_CONNECTION, Status.NO_LEADER, Status.QUERY_ID_NOT_EXIST)
 _ONE_PULL = Pull((0,))  # of one stream, whatever its number: answers are decoded by the kind of request
@@ -183,7 +186,7 @@ class StatementReads:
                 }
                 return await self._s.calls.call(node, "schema", pack(head), within)
 
-            reply, _ = unpack(await self._at_leader(owner, attempt))
+            reply, _ = await self._decoded(unpack, await self._at_leader(owner, attempt))
             for group, item in zip(members, reply, strict=True):
                 answers[group.id] = item["value"]
                 # The lowest epoch under which any series was found: what was deleted since must not be read as it.
@@ -193,6 +196,12 @@ class StatementReads:
 
         await asyncio.gather(*(ask(owner, members) for owner, members in by_owner.items()))
         return [answers[group.id] for group in groups]
+
+    async def _decoded(self, decode: Callable[[memoryview], T], answer: memoryview) -> T:
+        """A long answer is decoded on a worker."""
+        if len(answer) <= DECODE_INLINE_BYTES:
+            return decode(answer)
+        return await self._s.world.workers.run(decode, answer)
 
     async def _at_leader(self, owner: int, attempt: Callable[[int, Deadline, str], Awaitable[T]]) -> T:
         """Ask the leader; at `mid`, where it cannot be reached in time, whichever member answers, as it is."""
@@ -215,10 +224,23 @@ class StatementReads:
 
     async def _match_series(self, request: MatchSeries) -> list[list[SeriesInfo]]:
         texts = list(request.patterns)
-        groups = self._touched(*(PathPattern.parse(text) for text in texts))
+        touched: dict[int, StorageGroupRef] = {}
+        for at in range(0, len(texts), PATTERNS_INLINE_MAX):
+            if at:
+                await asyncio.sleep(0)
+            some = self._touched(*(PathPattern.parse(text) for text in texts[at : at + PATTERNS_INLINE_MAX]))
+            touched |= {group.id: group for group in some}
+        groups = sorted(touched.values(), key=lambda group: group.path)
         found = await self._ask(groups, "series", patterns=texts, limit=request.limit)
+        if sum(len(items) for answer in found for items in answer) <= SERIES_INLINE_MAX:
+            return self._matched(groups, found, request)
+        return await self._s.world.workers.run(self._matched, groups, found, request)
+
+    def _matched(
+        self, groups: Sequence[StorageGroupRef], found: Sequence[Any], request: MatchSeries
+    ) -> list[list[SeriesInfo]]:
         result: list[list[SeriesInfo]] = []
-        for at in range(len(texts)):
+        for at in range(len(request.patterns)):
             series = [
                 self._info(group, item) for group, answer in zip(groups, found, strict=True) for item in answer[at]
             ]
@@ -332,8 +354,14 @@ class StatementReads:
     async def _at_owner(self, share: _Share, method: str, request: Request) -> tuple[int, memoryview]:
         """(the node that answered, its answer)."""
 
+        long = isinstance(request, Aggregate | Last | Nearest | OpenScan) and len(request.series) > SERIES_INLINE_MAX
+
         async def attempt(node: int, within: Deadline, consistency: str) -> tuple[int, memoryview]:
-            return node, await self._s.calls.call(node, method, self._head(share, request, consistency), within)
+            if long:
+                body = await self._s.world.workers.run(self._head, share, request, consistency)
+            else:
+                body = self._head(share, request, consistency)
+            return node, await self._s.calls.call(node, method, body, within)
 
         return await self._at_leader(share.owner, attempt)
 
@@ -423,14 +451,13 @@ class StatementReads:
 
         low = int(request.starts[0]) if len(request.starts) else 0
         high = int(request.ends[-1]) if len(request.ends) else -1
-        found: list[list[Partials]] = [[] for _ in request.series]
-        for places, answer in await self._gather(request.series, low, high, part):
-            for at, partial in zip(places, codec.decode_answer(request, answer), strict=True):
-                found[at].append(partial)
-        return [
-            merge(parts) if parts else empty(one.type, need, len(request.starts))
-            for one, need, parts in zip(request.series, request.needs, found, strict=True)
-        ]
+        answers = await self._gather(request.series, low, high, part)
+        if (
+            len(request.series) <= SERIES_INLINE_MAX
+            and sum(len(answer) for _, answer in answers) <= DECODE_INLINE_BYTES
+        ):
+            return _merged(request, answers)
+        return await self._s.world.workers.run(_merged, request, answers)
 
     async def _last(self, request: Last) -> list[Point | None]:
         def part(places: list[int]) -> Request:
@@ -474,6 +501,18 @@ class StatementReads:
     async def _list_queries(self, request: ListQueries) -> list[RunningQuery]:
         del request
         return await self._s.running(self._deadline)
+
+
+def _merged(request: Aggregate, answers: Sequence[tuple[list[int], memoryview]]) -> list[Partials]:
+    """The states of each series of all the shares' answers; (places in `request.series`, answer)."""
+    found: list[list[Partials]] = [[] for _ in request.series]
+    for places, answer in answers:
+        for at, partial in zip(places, codec.decode_answer(request, answer), strict=True):
+            found[at].append(partial)
+    return [
+        merge(parts) if parts else empty(one.type, need, len(request.starts))
+        for one, need, parts in zip(request.series, request.needs, found, strict=True)
+    ]
 
 
 _HANDLERS: dict[type, Any] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from itertools import groupby
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,7 +18,7 @@ from iotdb_cluster.columns import Column, Compressor, DataType, Encoding, Int64A
 from iotdb_cluster.errors import CorruptData
 from iotdb_cluster.packing import pack, pack_columns, pack_rows, unpack, unpack_columns, unpack_rows
 from iotdb_cluster.query import requests as ask
-from iotdb_cluster.query.partials import Partials
+from iotdb_cluster.query.partials import Partials, concat, take
 from iotdb_cluster.query.requests import Needs, Point, Request, SeriesInfo
 
 __all__ = ["decode_answer", "decode_request", "encode_answer", "encode_request"]
@@ -223,23 +224,32 @@ def _decode_batches(head: Any, buffers: Buffers) -> list[RowBatch | None]:
 
 
 def _encode_partials(answer: Sequence[Partials]) -> bytes:
+    """Neighbours of one type, with the same parts over equally many windows, stand in one set of columns."""
     heads: list[Any] = []
     buffers: list[bytes] = []
-    for part in answer:
-        there, columns = _partials_columns(part)
+    for _, run in groupby(answer, _kind_of):
+        parts = list(run)
+        there, columns = _partials_columns(concat(parts))
         kinds, more = pack_columns(columns)
-        heads.append([int(part.type), there, kinds])
+        heads.append([int(parts[0].type), there, kinds, len(parts), len(parts[0])])
         buffers += more
     return pack(heads, buffers)
 
 
+def _kind_of(part: Partials) -> tuple[Any, ...]:
+    return (part.type, len(part), *(getattr(part, name) is None for name in _PARTS))
+
+
 def _decode_partials(head: Any, buffers: Buffers) -> list[Partials]:
-    out = []
+    out: list[Partials] = []
     at = 0
-    for kind, there, kinds in head:
+    for kind, there, kinds, count, windows in head:
         columns, taken = unpack_columns(kinds, buffers[at:])
-        out.append(_partials(kind, there, columns))
         at += taken
+        whole = _partials(kind, there, columns)
+        if len(whole) != count * windows:
+            raise ValueError(f"{len(whole)} states of {count} series over {windows} windows")
+        out += [whole] if count == 1 else [take(whole, slice(n * windows, (n + 1) * windows)) for n in range(count)]
     return out
 
 

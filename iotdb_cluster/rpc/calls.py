@@ -29,6 +29,7 @@ from iotdb_cluster.rpc.handler import (
 from iotdb_cluster.rpc.idl import client
 from iotdb_cluster.rpc.replies import EXECUTED, NOT_LOGGED_IN, part_statuses, status, status_of
 from iotdb_cluster.rpc.values import Insert
+from iotdb_cluster.world import Workers
 
 __all__ = ["IGNORED", "METHODS", "NOT_SUPPORTED", "Caller", "Limits", "Method", "write"]
 
@@ -60,6 +61,9 @@ class Caller(Protocol):
 
     @property
     def limits(self) -> Limits: ...
+
+    @property
+    def workers(self) -> Workers: ...
 
     def now_ms(self) -> int: ...
     def next_session_id(self) -> int: ...
@@ -166,10 +170,12 @@ async def request_statement_id(caller: Caller, _: Any) -> Any:
 # --- statements -------------------------------------------------------------------------------------------------------
 
 
-async def _answer_query(login: Login, query_id: int, statement_id: int, result: ResultSet, rows: int) -> Any:
+async def _answer_query(
+    caller: Caller, login: Login, query_id: int, statement_id: int, result: ResultSet, rows: int
+) -> Any:
     """The header and first block of a result; the result set is closed if that fails."""
     idl = client()
-    cursor = Cursor(statement_id, result)
+    cursor = Cursor(statement_id, result, caller.workers)
     try:
         block, _ = await cursor.next_block(rows)
         login.admit(query_id, cursor)
@@ -207,7 +213,7 @@ def _statement(kind: StatementKind) -> Callable[[Caller, Any], Awaitable[Any]]:
                 return client().TSExecuteStatementResp(status=_done(), queryId=query_id)
             if isinstance(result, Done):
                 return client().TSExecuteStatementResp(status(Status.SUCCESS, result.message), query_id)
-            return await _in_time(timeout_ms, _answer_query(login, query_id, req.statementId, result, rows))
+            return await _in_time(timeout_ms, _answer_query(caller, login, query_id, req.statementId, result, rows))
 
         # What is no query ends in the handler's own time: cancelled half-way nobody would know its outcome.
         return await (_in_time(timeout_ms, run()) if kind == "query" else run())
@@ -230,7 +236,7 @@ async def raw_query(caller: Caller, req: Any) -> Any:
             timeout_ms=timeout_ms,
             query_id=query_id,
         )
-        return await _answer_query(login, query_id, req.statementId, result, rows)
+        return await _answer_query(caller, login, query_id, req.statementId, result, rows)
 
     return await _in_time(timeout_ms, run())
 

@@ -9,7 +9,8 @@ from iotdb_cluster.errors import CallerError, Status, check
 from iotdb_cluster.limits import FETCH_ROWS_DEFAULT, FETCH_ROWS_MAX, SESSION_QUERIES_MAX
 from iotdb_cluster.rpc.handler import ResultSet, Session
 from iotdb_cluster.rpc.idl import client
-from iotdb_cluster.rpc.results import Series, pack_aligned, pack_columns, split_columns, split_rows
+from iotdb_cluster.rpc.results import Series, is_long, pack_aligned, pack_columns, split_columns, split_rows
+from iotdb_cluster.world import Workers
 
 __all__ = ["Cursor", "Login", "fetch_rows"]
 
@@ -27,8 +28,9 @@ class Cursor:
     Its result set is closed as soon as its last row was read, so that what the client still asks costs nothing.
     """
 
-    def __init__(self, statement_id: int, result: ResultSet) -> None:
+    def __init__(self, statement_id: int, result: ResultSet, workers: Workers) -> None:
         self.statement_id = statement_id
+        self._workers = workers
         self.header = result.header
         self._width = self.header.width()
         self._result: ResultSet | None = result
@@ -57,8 +59,12 @@ class Cursor:
             len(rows.columns),
             self._width,
         )
-        rows, self._rows = split_rows(rows, count)
-        packed = pack_aligned(rows)
+        if is_long(rows.columns):
+            rows, self._rows = await self._workers.run(split_rows, rows, count)
+            packed = await self._workers.run(pack_aligned, rows)
+        else:
+            rows, self._rows = split_rows(rows, count)
+            packed = pack_aligned(rows)
         return idl.TSQueryDataSet(packed.time, packed.values, packed.bitmaps), True
 
     async def _next_columns(self, count: int) -> tuple[Any, bool]:
@@ -75,8 +81,12 @@ class Cursor:
             empty = [b""] * self._width
             return idl.TSQueryNonAlignDataSet(empty, empty), False
         check(len(series) == self._width, "a result set gave %d series, its header has %d", len(series), self._width)
-        series, self._series = split_columns(series, count)
-        packed = pack_columns(series)
+        if is_long([column for _, column in series]):
+            series, self._series = await self._workers.run(split_columns, series, count)
+            packed = await self._workers.run(pack_columns, series)
+        else:
+            series, self._series = split_columns(series, count)
+            packed = pack_columns(series)
         return idl.TSQueryNonAlignDataSet(packed.times, packed.values), True
 
     async def close(self) -> None:

@@ -11,11 +11,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from iotdb_cluster.columns import Column, Int64Array, RowBatch, TextColumn
+from iotdb_cluster.columns import Column, DataType, Int64Array, RowBatch, TextColumn
 from iotdb_cluster.limits import RESPONSE_BYTES_MAX
 
-__all__ = ["PackedColumns", "PackedRows", "pack_aligned", "pack_columns", "rows_within", "split_columns", "split_rows"]
+__all__ = [
+    "PackedColumns",
+    "PackedRows",
+    "is_long",
+    "pack_aligned",
+    "pack_columns",
+    "rows_within",
+    "split_columns",
+    "split_rows",
+]
 
+INLINE_BYTES_MAX = 1 << 20  # of the values that are packed on the loop
+INLINE_COLUMNS_MAX = 500  # columns that are packed on the loop
+INLINE_TEXTS_MAX = 20_000  # texts that are packed on the loop
 _LONG_TEXT = 64  # bytes
 _ROOM = RESPONSE_BYTES_MAX - RESPONSE_BYTES_MAX // 16  # the rest is for headers and names
 
@@ -35,6 +47,15 @@ class PackedColumns:
 
     times: list[bytes]
     values: list[bytes]
+
+
+def is_long(columns: Sequence[Column]) -> bool:
+    """Whether packing these columns may take milliseconds."""
+    if len(columns) > INLINE_COLUMNS_MAX:
+        return True
+    if sum(map(_bytes_at_most, columns)) > INLINE_BYTES_MAX:
+        return True
+    return sum(len(column) for column in columns if column.type is DataType.TEXT) > INLINE_TEXTS_MAX
 
 
 def pack_cells(column: Column) -> bytes:

@@ -55,6 +55,7 @@ class _Connection(Frames):
         super().__init__(FRAME_BYTES_BEFORE_LOGIN_MAX, CLIENT_OUTPUT_BYTES_MAX, service.budget)
         self._service = service
         self.handler = service.handler
+        self.workers = service.world.workers
         self.logins: dict[int, Login] = {}
         self.address = ""
         self._waiting: deque[Buffer] = deque()

@@ -73,6 +73,7 @@ class SchemaTree:
         self._root = Node()
         self._shared: dict[Facts, Facts] = {}
         self._tagged: dict[str, dict[str, None]] = {}  # tag key -> the paths that have it
+        self.version = 0  # raised before each change: a walk on another thread is right if it is the same afterwards
 
     @property
     def storage_group(self) -> str:
@@ -135,6 +136,7 @@ class SchemaTree:
 
     def _insert(self, nodes: Sequence[str], facts: Facts) -> None:
         """`nodes` are those below the storage group, and hold no series yet."""
+        self.version += 1
         at = self._root
         at.total += 1
         for name in nodes:
@@ -232,6 +234,7 @@ class SchemaTree:
         if parent is None or node is None or node.facts is None:
             raise path_does_not_exist(path)
         facts, alias = node.facts, node.facts.alias
+        self.version += 1
         if change.alias is not None and change.alias != alias:
             if change.alias == nodes[-1] or self._taken(parent, change.alias):
                 raise CallerError(Status.METADATA_ERROR, "The alias already exists.")
@@ -270,6 +273,7 @@ class SchemaTree:
         facts = leaf.facts
         if facts is None:
             return
+        self.version += 1
         leaf.facts = None
         self._forget_alias(parent, facts.alias)
         self._unindex_tags(path, facts.tags)
@@ -313,6 +317,29 @@ class SchemaTree:
     def count(self, pattern: PathPattern) -> int:
         """How many series match."""
         return sum(node.total if all_below else 1 for _, node, all_below in self._roots(pattern))
+
+    def is_quick(self, pattern: PathPattern, most: int) -> bool:
+        """Whether what matches is found by looking at no more than `most` nodes."""
+        rest = self._rest(pattern)
+        if rest is None or self._root.total <= most:
+            return True
+        stack = [(0, self._root)]
+        while stack:
+            level, node = stack.pop()
+            children = node.children or {}
+            if level < len(rest.nodes) and not rest.is_wildcard(rest.nodes[level]):
+                child = children.get(rest.nodes[level])
+                found = [] if child is None else [child]
+            elif level < len(rest.nodes):
+                most -= len(children)
+                found = [] if most < 0 else list(children.values())
+            else:
+                most -= node.total
+                found = []
+            if most < 0:
+                return False
+            stack.extend((level + 1, child) for child in found)
+        return True
 
     def _rest(self, pattern: PathPattern) -> PathPattern | None:
         """The pattern for what lies below the storage group, None where nothing there can match."""

@@ -32,12 +32,12 @@ class MemorySource:
     """A table that is in memory already."""
 
     def __init__(self, table: Table) -> None:
-        self._table = table
+        self.table = table
         self.firsts = table.times[::PAGE_ROWS]
         self.lasts = table.times[np.minimum(np.arange(1, len(self.firsts) + 1) * PAGE_ROWS, len(table)) - 1]
 
     def load(self, page: int) -> Table:
-        return self._table[page * PAGE_ROWS : (page + 1) * PAGE_ROWS]
+        return self.table[page * PAGE_ROWS : (page + 1) * PAGE_ROWS]
 
 
 class _Cursor:

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from iotdb_cluster.columns import BoolArray, DataType, Int64Array, TextColumn, Values, concat_values, native
-from iotdb_cluster.storage.merge import Source, merged
+from iotdb_cluster.storage.merge import MemorySource, Source, merged
 from iotdb_cluster.storage.segments import from_bits, largest_of, segment_bounds
 from iotdb_cluster.storage.sums import round_values, segment_sums
+from iotdb_cluster.storage.tables import Table
 from iotdb_cluster.storage.types import Statistics
 
 __all__ = ["BlockSource", "windows_of"]
@@ -92,17 +93,15 @@ def windows_of(
         # a block cannot give the first text of a window, nor the sum of rounded numbers
         blocks_answer = not (values and kind is DataType.TEXT) and not (plan.sums and decimals is not None)
         read = _Read(plan, partials)
-        for low, high in _ranges_to_read(sources, plan, blocks_answer, partials):
-            read.begin(low, high)
-            for table in merged([source.source for source in sources], low, high):
-                column = table.columns[0]
-                if column is None:
-                    continue
-                times, cells = table.times, column.values
-                if column.valid is not None:
-                    times, cells = times[column.valid], cells[column.valid]
-                if len(times):
-                    read.add(times, native(cells))
+        only = sources[0].source
+        if len(sources) == 1 and isinstance(only, MemorySource):  # it lies in order of time, and no block answers
+            read.begin(int(plan.starts[0]), int(plan.ends[-1]))
+            read.add_table(only.table)
+        else:
+            for low, high in _ranges_to_read(sources, plan, blocks_answer, partials):
+                read.begin(low, high)
+                for table in merged([source.source for source in sources], low, high):
+                    read.add_table(table)
         read.end()
     return _finish(plan, partials, used, total)
 
@@ -120,12 +119,21 @@ class _Read:
     def begin(self, low: int, high: int) -> None:
         self._ranges.append((low, high))
 
-    def add(self, times: Int64Array, values: Values) -> None:
-        self._times.append(times)
-        self._values.append(values)
-        self._count += len(times)
-        if self._count >= REDUCED_ROWS:
-            self.end()
+    def add_table(self, table: Table) -> None:
+        """Of one column."""
+        column = table.columns[0]
+        if column is None:
+            return
+        times, values = table.times, column.values
+        if column.valid is not None:
+            times, values = times[column.valid], values[column.valid]
+        for at in range(0, len(times), REDUCED_ROWS):
+            some = slice(at, at + REDUCED_ROWS)
+            self._times.append(times[some])
+            self._values.append(native(values[some]))
+            self._count += len(self._times[-1])
+            if self._count >= REDUCED_ROWS:
+                self.end()
 
     def end(self) -> None:
         if self._count:

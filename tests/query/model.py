@@ -158,6 +158,13 @@ def atom_holds(atom: Atom, series: Series | None, value: Any) -> bool:
     return COMPARED[atom.op](order(value), wanted[0])
 
 
+def targets(where: Any) -> list[str]:
+    """The paths that a condition names."""
+    if isinstance(where, Both):
+        return [target for part in where.parts for target in targets(part)]
+    return [] if where is None or where.target == "time" else [where.target]
+
+
 def check_atom(atom: Atom, series: Series) -> None:
     if atom.op in ("like", "regexp"):
         if series.kind != "TEXT":
@@ -445,6 +452,9 @@ class Model:
                 mine[item.path] = (item.shown(item.path), "TEXT", item, item.path)
             columns += mine.values()
         columns = sliced(query, columns)
+        for target in targets(query.where) if query.kind != "fill" else []:
+            if devices and not any(node_matches(target, name) for device in devices for name in own[device]):
+                raise Refused(411)
         header = ["Device:TEXT", *(f"{name}:{kind}" for name, kind, _, _ in columns)]
         rows: list[Row] = []
         for device in devices:
