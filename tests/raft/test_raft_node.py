@@ -237,6 +237,35 @@ def test_append_messages_are_bounded_and_pipelined() -> None:
     leader.advance()
 
 
+@pytest.mark.parametrize(("size", "messages", "bytes_max"), [(50, 64, 400), (0, 64, 400), (0, 3, 0)])
+def test_who_does_not_answer_gets_a_window_and_no_more(size: int, messages: int, bytes_max: int) -> None:
+    """In messages and in bytes, of which every entry costs some: so entries without a payload are bounded too."""
+    group = Group(3, message_bytes_max=100, inflight_messages_max=messages, inflight_bytes_max=bytes_max)
+    leader = group.elect()
+    group.cut = lambda message: message.to == 3 and message.type is MessageType.APP
+    sent: list[Message] = []
+    for number in range(60):
+        leader.propose([bytes(size)])
+        ready = leader.ready()
+        group.logs[1].append(ready.entries)
+        leader.advance()
+        sent += [message for message in ready.messages if message.to == 3 and message.entries]
+        for message in ready.messages:
+            if message.to == 2:
+                group.nodes[2].step(message)
+        group.settle()
+        assert leader.commit == number + 2, "the others go on"
+    status = leader.status().progress[3]
+    assert status.inflight_full
+    assert status.inflight == len(sent) <= messages
+    if bytes_max:
+        assert bytes_max <= sum(message.entries.byte_size for message in sent) < bytes_max + 100
+    group.cut = lambda _: False
+    leader.tick()
+    group.settle()
+    assert leader.status().progress[3].match == leader.last_index
+
+
 def test_many_ticks_at_once() -> None:
     group = Group(3, election_tick=10, heartbeat_tick=2)
     leader = group.elect()
