@@ -22,11 +22,11 @@ test: env        ## all tests
 test-clients: env ## the stock Java, Go and Python clients against a cluster (builds what is installed)
 	$(PY) tests/clients/run.py
 
-check: env       ## formatting, lint, types, arrows between rooms, tidiness, generated documents
+check: env       ## formatting, lint, types, arrows, tidiness, generated documents, planted bugs that still apply
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pytest -q tests/repo
+	$(PY) -m pytest -q tests/repo tests/mutants
 
 ci: check        ## what CI runs
 	$(MAKE) test
