@@ -8,7 +8,7 @@ N ?= 20000
 MB ?= 2048
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help env test test-clients check ci format docs sim raft-oracle failover mutants catch-up
+.PHONY: help env test test-clients check ci format docs sim raft-oracle failover mutants catch-up bench-restart
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -49,3 +49,6 @@ mutants: env     ## planted bugs: each must turn the suite that its patch names 
 
 catch-up: env    ## a follower that was down while MB=2048 MiB were written catches up by snapshots: memory, digests
 	$(PY) bench/catch_up.py --mb $(MB) --seed $(SEED)
+
+bench-restart: env ## a killed node with MB=1024 MiB of log to replay: seconds until it serves, CPU, memory
+	$(PY) bench/restart.py --mb $(if $(filter file,$(origin MB)),1024,$(MB)) --seed $(SEED)
