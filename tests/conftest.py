@@ -63,6 +63,12 @@ def load_generator() -> ModuleType:
     return load("../bench/load.py")
 
 
+@pytest.fixture(scope="session")
+def catch_up() -> ModuleType:
+    """`bench/catch_up.py`."""
+    return load("../bench/catch_up.py")
+
+
 @pytest.fixture(scope="module")
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A running cluster for the module; `indirect` parameters are those of `Processes` (default: 3 nodes)."""
