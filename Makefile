@@ -35,8 +35,8 @@ format: env      ## format the code
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
-raft-oracle: env ## N random directives through our Raft core and etcd's, identical text (needs Go)
-	$(PY) tests/raft/oracle.py --n $(N) --seed $(SEED)
+raft-oracle: env ## N random directives through our Raft core and etcd's, identical text (needs Go); JOBS=n processes
+	$(PY) tests/raft/oracle.py --n $(N) --seed $(SEED) $(if $(JOBS),--jobs $(JOBS))
 
 sim: env         ## whole nodes, clients and faults in the simulated world: SEED=n for one seed, SEEDS=m for several
 	$(PY) -m iotdb_cluster.simulation $(if $(SEEDS),--seeds $(SEEDS),--seed $(SEED))
