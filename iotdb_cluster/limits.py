@@ -86,6 +86,7 @@ SERIES_CACHE_MAX = 1_000_000  # resolved series that a coordinator remembers
 STATISTICS_ROWS = 1_024  # rows of a statistics block
 PAGE_ROWS = 10_240  # rows of a page, a multiple of STATISTICS_ROWS
 COMPACTED_PAGE_ROWS = 32_768  # ... in compacted files: 2 % smaller, and still decoded in 0.1 ms
+LAST_CACHE_SERIES_MAX = 100_000  # latest points that a store remembers, some 400 bytes each
 MEMTABLE_FLUSH_BYTES = 64 * MIB  # a unit's memtable of this size is sealed
 MEMTABLE_FLUSH_AGE_MS = 3_600_000
 MEMTABLE_BYTES_MAX = 512 * MIB  # all memtables of a node, waiting ones included, where the configuration names none

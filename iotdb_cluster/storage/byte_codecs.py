@@ -13,7 +13,8 @@ __all__ = ["THOROUGH_LEVEL", "decode_bytes", "encode_bytes"]
 THOROUGH_LEVEL = 6  # from this (pcodec) level on size counts more than time
 LZ4_BYTES_MIN = 64
 ZSTD_BYTES_MIN = 4096  # smaller ones go through lz4 at flush
-ZSTD_LEVEL, ZSTD_LEVEL_THOROUGH = 1, 9
+ZSTD_LEVEL = 1
+ZSTD_LEVELS_THOROUGH = (1, 9)  # texts of random digits come out smaller at the lower one
 
 
 def encode_bytes(plain: bytes, level: int) -> Encoded:
@@ -22,7 +23,8 @@ def encode_bytes(plain: bytes, level: int) -> Encoded:
         return Codec.PLAIN, plain
     thorough = level >= THOROUGH_LEVEL
     if thorough or len(plain) >= ZSTD_BYTES_MIN:
-        packed = zstandard.ZstdCompressor(level=ZSTD_LEVEL_THOROUGH if thorough else ZSTD_LEVEL).compress(plain)
+        levels = ZSTD_LEVELS_THOROUGH if thorough else (ZSTD_LEVEL,)
+        packed = min((zstandard.ZstdCompressor(level=one).compress(plain) for one in levels), key=len)
         return (Codec.ZSTD, packed) if len(packed) < len(plain) else (Codec.PLAIN, plain)
     packed = lz4.block.compress(plain)
     return (Codec.LZ4, packed) if len(packed) < len(plain) else (Codec.PLAIN, plain)

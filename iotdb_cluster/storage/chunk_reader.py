@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from crc32c import crc32c
 
-from iotdb_cluster.columns import Column, DataType, Int64Array, TextColumn, Values
+from iotdb_cluster.columns import Column, DataType, Int64Array, TextColumn, Values, concat_columns, concat_values
 from iotdb_cluster.errors import CorruptData
 from iotdb_cluster.limits import MIB
 from iotdb_cluster.storage import chunk_layout as layout
 from iotdb_cluster.storage.codec_ids import take_nested
 from iotdb_cluster.storage.codecs import decode_bits, decode_values
 from iotdb_cluster.storage.durable import disk_faults
+from iotdb_cluster.storage.number_codecs import decode_some
 from iotdb_cluster.storage.segments import unpack_blocks
 from iotdb_cluster.storage.tables import Table
 from iotdb_cluster.storage.tombstones import Ranges
@@ -66,12 +67,15 @@ class Cache:
             self._bytes = 0
 
 
+Place = tuple[int, ...]  # a PAGE record: offset, length, CRC32C, cells, codec, version, spare
+
+
 @dataclass(slots=True)
 class ColumnIndex:
     """Where the pages of a column stand, and its statistics blocks."""
 
-    pages: Array  # PAGE[p]
-    bitmaps: Array  # PAGE[p]
+    pages: list[Place]
+    bitmaps: list[Place]
     blocks: Array  # BLOCK[b]
 
 
@@ -87,7 +91,7 @@ class Group:
     columns: Array  # COLUMN[m]
     rows_of_page: int
     blocks_of_page: int
-    time_pages: Array  # PAGE[p]
+    time_pages: list[Place]
     first_times: Int64Array  # [b]
     last_times: Int64Array  # [b]
 
@@ -253,7 +257,7 @@ class ChunkFile:
             columns,
             page_rows,
             page_rows // block_rows,
-            cut.array(layout.PAGE, pages),
+            cut.array(layout.PAGE, pages).tolist(),
             cut.times(blocks),
             cut.times(blocks),
         )
@@ -267,45 +271,56 @@ class ChunkFile:
         packed = self._read(int(row["offset"]), int(row["length"]), int(row["crc"]), "a column's description")
         cut = _Cut(_unpack(packed, int(row["raw"]), self.info.path), self.info.path)
         pages = len(group.time_pages)
-        pages_of_values, bitmaps = cut.array(layout.PAGE, pages), cut.array(layout.PAGE, pages)
+        places, bitmaps = cut.array(layout.PAGE, pages).tolist(), cut.array(layout.PAGE, pages).tolist()
         try:
             blocks = unpack_blocks(DataType(int(row["kind"])), cut.rest(), group.first_times, group.last_times)
         except CorruptData as error:
             raise CorruptData(f"{self.info.path}: {error}") from error
-        return ColumnIndex(pages_of_values, bitmaps, blocks), int(row["raw"]) + blocks.nbytes + 600
+        return ColumnIndex(places, bitmaps, blocks), blocks.nbytes + 600 * pages + 600
 
     # --- pages --------------------------------------------------------------------------------------------------------
 
-    def times(self, group: Group, page: int) -> Int64Array:
-        values = self._values(DataType.INT64, group.time_pages[page])
-        if isinstance(values, TextColumn) or len(values) != group.page_rows(page):
+    def times(self, group: Group, page: int, parts: Sequence[slice] | None = None) -> Int64Array:
+        """The times of a page of rows; of some slices of it, one after another, where `parts` says which."""
+        values = self._values(DataType.INT64, group.time_pages[page], group.page_rows(page), parts)
+        if isinstance(values, TextColumn) or (parts is None and len(values) != group.page_rows(page)):
             raise CorruptData(f"{self.info.path}: a page of times has {len(values)} rows")
         return values
 
-    def _values(self, kind: DataType, record: Any) -> Values:
-        offset, length, crc, count, codec, version, _ = record.item()
+    def _values(self, kind: DataType, place: Place, rows: int, parts: Sequence[slice] | None) -> Values:
+        """`rows`: so many cells it must have, or, without `parts`, at most."""
+        offset, length, crc, count, codec, version, _ = place
+        if count > rows or (parts is not None and count < rows):
+            raise CorruptData(f"{self.info.path}: the page at {offset} has {count} cells of {rows} rows")
         data = self._read(offset, length, crc, "a page")
         try:
-            return decode_values(kind, codec, version, data, count)
+            if parts is not None and kind.is_numeric:
+                return decode_some(kind.dtype, codec, version, data, count, parts)
+            values = decode_values(kind, codec, version, data, count)
         except CorruptData as error:
             raise CorruptData(f"{self.info.path}: the page at {offset}: {error}") from error
+        return values if parts is None else concat_values([values[part] for part in parts])
 
-    def cells(self, group: Group, place: int, kind: DataType, page: int) -> Column | None:
-        """The cells of one column in one page of rows; None if there are none."""
-        index = self.column(group, place)
-        record, bitmap = index.pages[page], index.bitmaps[page]
-        if not record["length"]:
+    def cells(
+        self, group: Group, place: int, kind: DataType, page: int, parts: Sequence[slice] | None = None
+    ) -> Column | None:
+        """The cells of one column in one page of rows, or some slices of them; None if the page has none."""
+        index, rows = self.column(group, place), group.page_rows(page)
+        offset, length, crc, count, codec, version, _ = index.bitmaps[page]
+        if not index.pages[page][1]:
             return None
-        values = self._values(kind, record)
-        if not bitmap["length"]:
+        if not length:
+            values = self._values(kind, index.pages[page], rows, parts)
+            if parts is None and len(values) != rows:
+                raise CorruptData(f"{self.info.path}: a page of {rows} rows has {len(values)} cells and no bitmap")
             return Column(kind, values)
-        offset, length, crc, count, codec, version, _ = bitmap.item()
-        rows = group.page_rows(page)
+        values = self._values(kind, index.pages[page], rows, None)
         valid = decode_bits(codec, version, self._read(offset, length, crc, "a bitmap"), rows)
         places = np.cumsum(valid) - 1
         if count != len(values) or int(places[-1]) + 1 != count:
             raise CorruptData(f"{self.info.path}: a page of {count} cells has a bitmap of {int(places[-1]) + 1}")
-        return Column(kind, values[np.maximum(places, 0)], valid)
+        column = Column(kind, values[np.maximum(places, 0)], valid)
+        return column if parts is None else concat_columns([column[part] for part in parts])
 
 
 def _unpack(packed: bytes, raw: int, path: str) -> bytes:
@@ -339,6 +354,37 @@ class GroupSource:
         table = self._load(page)
         self._loaded = (page, table)
         return table
+
+    def blocks(self, numbers: Int64Array, rows_max: int) -> Iterator[tuple[int, Int64Array, Column]]:
+        """(how many blocks, their times, their cells) of statistics blocks of the one wanted column, ascending.
+
+        They come page by page, pages gathered up to `rows_max` rows. Rows may be without a cell, and tombstones are
+        not regarded.
+        """
+        key = self._wanted[0]
+        place, group = self._group.places[key], self._group
+        pages = numbers // group.blocks_of_page
+        block_rows = group.rows_of_page // group.blocks_of_page
+        times: list[Int64Array] = []
+        cells: list[Column] = []
+        blocks = count = 0
+        for part in np.split(numbers, np.flatnonzero(np.diff(pages)) + 1):
+            page = int(part[0]) // group.blocks_of_page
+            rows = group.page_rows(page)
+            first_rows = ((part - page * group.blocks_of_page) * block_rows).tolist()
+            parts = [slice(row, min(row + block_rows, rows)) for row in first_rows]
+            column = self._file.cells(group, place, key[1], page, parts)
+            if column is None:
+                raise CorruptData(f"{self._file.info.path}: a page without cells has statistics that count some")
+            times.append(self._file.times(group, page, parts))
+            cells.append(column)
+            blocks += len(parts)
+            count += len(column)
+            if count >= rows_max:
+                yield blocks, np.concatenate(times), concat_columns(cells)
+                times, cells, blocks, count = [], [], 0, 0
+        if times:
+            yield blocks, np.concatenate(times), concat_columns(cells)
 
     def _load(self, page: int) -> Table:
         first, last = int(self.firsts[page]), int(self.lasts[page])

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import threading
 from array import array
+from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
+from operator import itemgetter
 
 import numpy as np
 
@@ -31,9 +33,9 @@ from iotdb_cluster.columns import (
 from iotdb_cluster.errors import check
 from iotdb_cluster.limits import INT64_MAX, INT64_MIN
 from iotdb_cluster.storage.grouping import SeriesKey, shared_groups
-from iotdb_cluster.storage.tables import Table, collapse, concat_optional, is_ascending
+from iotdb_cluster.storage.tables import Table, collapse, concat_optional, finished, is_ascending
 from iotdb_cluster.storage.tombstones import Tombstone
-from iotdb_cluster.storage.types import Position
+from iotdb_cluster.storage.types import Point, Position
 
 __all__ = ["Memtable"]
 
@@ -156,11 +158,50 @@ class _ShapeTable:
                 return True
         return False
 
+    def latest(self, gate: threading.Lock, place: int, after: int, limit: int) -> tuple[int, int, Column] | None:
+        """(time, sequence, its one cell) of the latest cell of column `place` among the writes after < number <= limit.
+
+        The caller holds the sorting lock, so that nothing goes from the waiting ones to the runs meanwhile.
+        """
+        with gate:
+            begin, end = bisect_right(self.sequences, after), bisect_right(self.sequences, limit)
+            tablets, numbers = self.tablets[begin:end], self.sequences[begin:end]
+            first, last = bisect_right(self.packed_sequences, after), bisect_right(self.packed_sequences, limit)
+            width = self.shape.row_dtype.itemsize if first < last else 0
+            packed = bytes(self.packed[first * width : last * width])
+            packed_numbers = self.packed_sequences[first:last]
+        found: list[tuple[int, int, Column]] = []
+        for run in self.runs:
+            if run.newest > after:
+                there = np.flatnonzero((run.sequences > after) & (run.sequences <= limit) & run.columns[place].mask())
+                if len(there):
+                    row = int(there[-1])
+                    found.append((int(run.times[row]), int(run.sequences[row]), run.columns[place][row : row + 1]))
+        for tablet, number in zip(tablets, numbers, strict=True):
+            row = _latest_row(tablet, place)
+            if row >= 0:
+                found.append((int(tablet.times[row]), number, tablet.columns[place][row : row + 1]))
+        if packed:
+            rows = Rows("", self.shape, packed).to_tablet()
+            row = _latest_row(rows, place)
+            found.append((int(rows.times[row]), packed_numbers[row], rows.columns[place][row : row + 1]))
+        return max(found, key=itemgetter(0, 1), default=None)
+
     def size(self, gate: threading.Lock) -> int:
         """How many rows."""
         with gate:
             waiting = sum(map(len, self.tablets)) + len(self.packed_sequences)
         return waiting + sum(len(run.times) for run in self.runs)
+
+
+def _latest_row(tablet: Tablet, place: int) -> int:
+    """The row of the latest cell, of equal times the last one; -1 where there is none."""
+    times, valid = tablet.times, tablet.columns[place].valid
+    there = np.arange(len(times)) if valid is None else np.flatnonzero(valid)
+    if not len(there):
+        return -1
+    some = times[there]
+    return int(there[np.flatnonzero(some == some.max())[-1]])
 
 
 def _any_cell(column: Column) -> bool:
@@ -170,9 +211,10 @@ def _any_cell(column: Column) -> bool:
 class _Device:
     """What was written of one device: its shapes, and in which of them each series is."""
 
-    __slots__ = ("shapes", "tables")
+    __slots__ = ("newest", "shapes", "tables")
 
     def __init__(self) -> None:
+        self.newest = 0  # sequence number of the last write
         self.shapes: dict[Shape, _ShapeTable] = {}
         self.tables: dict[SeriesKey, list[_ShapeTable]] = {}
 
@@ -232,6 +274,7 @@ class Memtable:
         if device is None:
             device = self._devices[block.device] = _Device()
             self.bytes += DEVICE_OVERHEAD_BYTES
+        device.newest = sequence
         table = device.shapes.get(block.shape)
         if table is None:
             table = device.add(block.shape, sequence)
@@ -275,6 +318,23 @@ class Memtable:
                     table.oldest <= limit and table.has_cells(self._gate, table.places[key], limit) for table in tables
                 )
             )
+
+    def latest(self, device: str, key: SeriesKey, after: int, limit: int) -> Point | None:
+        """The latest point of a series among the writes after < sequence number <= limit; tombstones apart."""
+        with self._gate:
+            found = self._devices.get(device)
+            if found is None or found.newest <= after:
+                return None
+        with self._sorting:
+            cells = [
+                cell
+                for table in self._tables(device, [key], limit)
+                if (cell := table.latest(self._gate, table.places[key], after, limit)) is not None
+            ]
+        if not cells:
+            return None
+        time, _, column = max(cells, key=itemgetter(0, 1))
+        return time, finished(key[1], column, 1).values.tolist()[0]
 
     def _tables(self, device: str, wanted: Sequence[SeriesKey], limit: int) -> list[_ShapeTable]:
         """Those that hold any of the series, each once."""

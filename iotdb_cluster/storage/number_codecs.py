@@ -14,6 +14,7 @@ pages grow: trials cost more than encoding.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -26,7 +27,7 @@ from iotdb_cluster.errors import CorruptData
 from iotdb_cluster.storage.byte_codecs import THOROUGH_LEVEL
 from iotdb_cluster.storage.codec_ids import CODEC_VERSION, Codec, Encoded, pack_nested, take_nested
 
-__all__ = ["NumberEncoder", "decode_numbers", "decode_runs", "encode_runs"]
+__all__ = ["NumberEncoder", "decode_numbers", "decode_runs", "decode_some", "encode_runs"]
 
 Array = npt.NDArray[Any]
 PCO_CELLS_MIN = 24  # below that its head outweighs what it saves
@@ -230,11 +231,10 @@ def _encode_trend(values: Array, delta: int | None, level: int) -> Encoded | Non
 
 
 def _line(dtype: np.dtype[Any], first: int, step: int, count: int) -> Array:
-    with np.errstate(over="ignore"):
-        line = np.arange(count, dtype=np.int64)
-        line *= step
-        line += first
-        return line.astype(dtype, copy=False)
+    line = np.arange(count, dtype=np.int64)
+    line *= step
+    line += (first + (1 << 63)) % (1 << 64) - (1 << 63)
+    return line.astype(dtype, copy=False)
 
 
 def _decode_stride(dtype: np.dtype[Any], data: bytes, count: int) -> Array:
@@ -286,6 +286,34 @@ def decode_runs(dtype: np.dtype[Any], data: bytes, count: int) -> Array:
 
 
 # --- decoding ---------------------------------------------------------------------------------------------------------
+
+
+def decode_some(
+    dtype: np.dtype[Any], codec: int, version: int, data: bytes, count: int, parts: Sequence[slice]
+) -> Array:
+    """Some slices of what `decode_numbers` gives, one after another: lines and decimals make no more than these."""
+    if version == CODEC_VERSION and codec == Codec.STRIDE and dtype.kind == "i" and len(data) == _STRIDE.size:
+        first, step = _STRIDE.unpack(data)
+        lengths = [part.stop - part.start for part in parts]
+        starts = np.array([part.start for part in parts])
+        if len(set(lengths)) == 1:
+            rows = (starts[:, None] + np.arange(lengths[0])).ravel()
+        else:
+            rows = np.concatenate([np.arange(part.start, part.stop) for part in parts])
+        rows *= step
+        rows += first
+        return rows.astype(dtype, copy=False)
+    if version == CODEC_VERSION and codec == Codec.DECIMAL and dtype.kind == "f" and len(data) > _DECIMAL.size:
+        exponent, width, exceptions = _DECIMAL.unpack_from(data)
+        if exponent <= EXPONENT_MAX and width in (4, 8) and not exceptions:
+            inner_codec, inner_version, inner, end = take_nested(data, _DECIMAL.size)
+            if end == len(data):
+                whole = decode_numbers(np.dtype(f"i{width}"), inner_codec, inner_version, inner, count)
+                picked = np.concatenate([whole[part] for part in parts])
+                some: Array = np.divide(picked, 10.0**exponent).astype(dtype, copy=False)
+                return some
+    values = decode_numbers(dtype, codec, version, data, count)
+    return np.concatenate([values[part] for part in parts])
 
 
 def decode_numbers(dtype: np.dtype[Any], codec: int, version: int, data: bytes, count: int) -> Array:

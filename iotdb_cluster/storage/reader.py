@@ -14,13 +14,14 @@ from iotdb_cluster.errors import CorruptData, check
 from iotdb_cluster.limits import INT64_MAX, INT64_MIN, SCAN_BATCH_ROWS
 from iotdb_cluster.storage.chunk_reader import ChunkFile, source_of
 from iotdb_cluster.storage.grouping import SeriesKey
+from iotdb_cluster.storage.last_cache import LastCache, LastPoint
 from iotdb_cluster.storage.memtable import Memtable
 from iotdb_cluster.storage.merge import MemorySource, Source, in_batches, merged
 from iotdb_cluster.storage.segments import to_bits
 from iotdb_cluster.storage.tables import Table, finished, live_rows
 from iotdb_cluster.storage.tombstones import Ranges, Tombstone, ranges_of
 from iotdb_cluster.storage.types import Point, Statistics, UnitId
-from iotdb_cluster.storage.windows import BlockSource, windows_of
+from iotdb_cluster.storage.windows import BlockSource, StoredBlocks, windows_of
 
 __all__ = ["Snapshot", "UnitReader"]
 
@@ -34,17 +35,24 @@ class Snapshot:
     memtables: tuple[Memtable, ...]
     tombstones: tuple[Tombstone, ...]
     sequence: int  # of the last write that belongs to it
+    settled: int  # ... of the last one that is not in these memtables, or of the last deletion
+    number: int  # of the unit in the running program
 
 
 class UnitReader:
     """A pinned snapshot of a unit; implements `ReadInterface`. Close it: it keeps files and memtables alive."""
 
     def __init__(
-        self, snapshot: Snapshot, on_close: Callable[[UnitReader], None], on_corrupt: Callable[[UnitId, str], None]
+        self,
+        snapshot: Snapshot,
+        on_close: Callable[[UnitReader], None],
+        on_corrupt: Callable[[UnitId, str], None],
+        last_points: LastCache,
     ) -> None:
         self.snapshot = snapshot
         self._on_close = on_close
         self._on_corrupt = on_corrupt
+        self._last_points = last_points
         self._closed = False
 
     def __enter__(self) -> UnitReader:
@@ -211,9 +219,10 @@ class UnitReader:
                     if source is not None:
                         group = file.group(number)
                         blocks = file.column(group, group.places[key]).blocks
-                        blocks = blocks[blocks["count"] > 0]
+                        numbers = np.flatnonzero(blocks["count"])
+                        blocks = blocks[numbers]
                         touched = hidden.touch_each(blocks["first_time"], blocks["last_time"]) if hidden else None
-                        sources.append(BlockSource(source, blocks, touched))
+                        sources.append(BlockSource(source, StoredBlocks(source, numbers, blocks, touched)))
             for memtable in self.snapshot.memtables:
                 table = self._memory_table(memtable, device, [key], low, high)
                 if len(table):
@@ -233,7 +242,27 @@ class UnitReader:
 
     def last(self, device: str, measurement: str, kind: DataType, low: int) -> Point | None:
         """The latest point with time >= low."""
-        return self._first_point(device, measurement, kind, low, INT64_MAX, False)
+        snapshot = self.snapshot
+        key = (snapshot.number, device, measurement, kind)
+        known = self._last_points.get(key)
+        if known is None or not known.since <= snapshot.sequence <= known.until:
+            known = self._newer_last(known, device, (measurement, kind))
+            self._last_points.put(key, known)
+        point = known.point
+        return point if point is not None and point[0] >= low else None
+
+    def _newer_last(self, known: LastPoint | None, device: str, key: SeriesKey) -> LastPoint:
+        """The latest point as of this snapshot, from what was known of an earlier one where that is possible."""
+        now = self.snapshot.sequence
+        if known is None or not self.snapshot.settled <= known.until < now:
+            return LastPoint(now, now, self._first_point(device, *key, INT64_MIN, INT64_MAX, False))
+        point = known.point
+        with self._guard():
+            for memtable in self.snapshot.memtables:
+                found = memtable.latest(device, key, known.until, now)
+                if found is not None and (point is None or found[0] >= point[0]):
+                    point = found
+        return LastPoint(known.since if point is known.point else now, now, point)
 
     def nearest(
         self, device: str, measurement: str, kind: DataType, time: int, before_low: int, after_high: int

@@ -24,6 +24,7 @@ from iotdb_cluster.storage.filenames import (
     unit_name,
 )
 from iotdb_cluster.storage.jobs import CompactionJob, FlushJob
+from iotdb_cluster.storage.last_cache import LastCache
 from iotdb_cluster.storage.manifest import Manifest, ManifestState, manifest_bytes
 from iotdb_cluster.storage.memtable import Memtable
 from iotdb_cluster.storage.reader import Snapshot, UnitReader
@@ -43,6 +44,7 @@ class Store:
         self.directory = directory
         self.options = options
         self.cache = Cache(options.cache_bytes_max)
+        self.last_points = LastCache()
         self.corrupt: dict[UnitId, str] = {}
         self._units: dict[UnitId, Unit] = {}
         self._bytes = 0
@@ -228,6 +230,7 @@ class Store:
         if found is None or low > high:
             return
         found.sequence += 1
+        found.settled = found.sequence
         stone = Tombstone((epoch, index), pattern, low, high, found.sequence)
         if pattern is not None:
             stone.covers("")
@@ -280,7 +283,7 @@ class Store:
             if unit in self.corrupt:
                 continue
             if not found.active.is_empty or found.meta_changed:
-                found.sealed.append(Sealed(found.active, found.meta))
+                found.sealed.append(Sealed(found.active, found.meta, found.sequence))
                 found.active = Memtable()
                 found.meta_changed = False
             jobs.extend(FlushJob(self, found, sealed) for sealed in found.sealed if not sealed.has_job)
@@ -291,6 +294,7 @@ class Store:
         while upto in unit.sealed:
             sealed = unit.sealed.pop(0)
             unit.flushed = max(unit.flushed, sealed.memtable.high)
+            unit.settled = max(unit.settled, sealed.sequence)
             if sealed.file is not None:
                 unit.files.append(sealed.file)
             self._release(sealed.memtable)
@@ -317,14 +321,18 @@ class Store:
 
     def _reader(self, unit: Unit, files: Sequence[ChunkFile], memtables: Sequence[Memtable]) -> UnitReader:
         filled = tuple(memtable for memtable in memtables if not memtable.is_empty)
-        snapshot = Snapshot(unit.id, tuple(files), filled, tuple(unit.tombstones), unit.sequence)
+        snapshot = Snapshot(
+            unit.id, tuple(files), filled, tuple(unit.tombstones), unit.sequence, unit.settled, unit.number
+        )
         with self._lock:
             unit.readers += 1
             for file in files:
                 file.pins += 1
             for memtable in filled:
                 memtable.pins += 1
-        return UnitReader(snapshot, lambda reader: self._unpin(unit, reader.snapshot), self.note_damage)
+        return UnitReader(
+            snapshot, lambda reader: self._unpin(unit, reader.snapshot), self.note_damage, self.last_points
+        )
 
     def _unpin(self, unit: Unit, snapshot: Snapshot) -> None:
         with self._lock:

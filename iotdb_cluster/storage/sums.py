@@ -53,9 +53,10 @@ def _split_sums(
     for _ in range(2):
         constant = np.ldexp(1.0, exponent + room.astype(np.int64))
         spread = np.repeat(constant, lengths, axis=-1)
-        high = (rest + spread) - spread
+        high = rest + spread
+        high -= spread
         parts.append(np.add.reduceat(high, starts, axis=-1))
-        rest = rest - high
+        rest = np.subtract(rest, high, out=high)
         exponent = exponent + room.astype(np.int64) - 53
     last = np.add.reduceat(rest, starts, axis=-1)
     hi, lo = _two_sum(parts[0], parts[1])

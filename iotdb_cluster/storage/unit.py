@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 from iotdb_cluster.storage.chunk_reader import ChunkFile
@@ -42,11 +43,15 @@ def in_force(stones: Iterable[Tombstone], infos: Iterable[FileInfo]) -> list[Tom
     return kept[::-1]
 
 
+_NUMBERS = count(1)
+
+
 class Sealed:
     """A frozen memtable on its way to a file."""
 
-    def __init__(self, memtable: Memtable, meta: dict[str, Any]) -> None:
+    def __init__(self, memtable: Memtable, meta: dict[str, Any], sequence: int) -> None:
         self.memtable = memtable
+        self.sequence = sequence  # of the last write that it has
         self.meta = meta
         self.has_job = False  # a live FlushJob takes care of it
         self.done = False  # durable; set by the worker
@@ -79,6 +84,8 @@ class Unit:
         self.meta = state.meta
         self.meta_changed = manifest is None
         self.sequence = 0
+        self.settled = 0  # sequence of the last write that is in no memtable of the unit, or of the last deletion
+        self.number = next(_NUMBERS)  # which unit of the running program, never used again
         self.files: list[ChunkFile] = []
         self.active = Memtable()
         self.sealed: list[Sealed] = []

@@ -1,43 +1,60 @@
 """Statistics of windows of time, from stored statistics blocks where they answer and from points where they must.
 
-All blocks of 1,024 rows of all sources are laid out by time. A block answers as it is if it lies inside one window,
-meets no block of another source and no tombstone. What is left, and is in a window at all, is read as points.
-Both kinds of partial results are brought together at the end, window by window.
+All blocks of 1,024 rows of all sources are laid out by time. A block that meets no block of another source and no
+tombstone answers as it is if it lies inside one window; otherwise its own points do. Where blocks do meet, the points
+are merged first. All partial results are brought together at the end, window by window.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from iotdb_cluster.columns import BoolArray, DataType, Int64Array, TextColumn, Values, concat_values, native
+from iotdb_cluster.columns import BoolArray, Column, DataType, Int64Array, TextColumn, Values, concat_values, native
 from iotdb_cluster.storage.merge import MemorySource, Source, merged
 from iotdb_cluster.storage.segments import from_bits, largest_of, segment_bounds
 from iotdb_cluster.storage.sums import round_values, segment_sums
 from iotdb_cluster.storage.tables import Table
 from iotdb_cluster.storage.types import Statistics
 
-__all__ = ["BlockSource", "windows_of"]
+__all__ = ["BlockSource", "StoredBlocks", "windows_of"]
 
 Array = npt.NDArray[Any]
 
+
 REDUCED_ROWS = 65_536  # points that were read are brought to partial results when there are so many
+GATHER_ROWS = 131_072  # points of edge blocks that are looked at together
+
+
+class BlockReader(Source, Protocol):
+    """A source whose statistics blocks can be read one by one."""
+
+    def blocks(self, numbers: Int64Array, rows_max: int) -> Iterator[tuple[int, Int64Array, Column]]: ...
 
 
 @dataclass(slots=True)
-class BlockSource:
-    """A source and its statistics blocks: BLOCK[b], those without cells left out; None: it must be read.
+class StoredBlocks:
+    """The statistics blocks of a source, those without cells left out.
 
     `touched` is bool[b]: which blocks tombstones may change.
     """
 
-    source: Source
-    blocks: Array | None
+    reader: BlockReader
+    numbers: Int64Array  # int64[b]: of each block, its number in the source
+    blocks: Array  # BLOCK[b]
     touched: BoolArray | None = None
+
+
+@dataclass(slots=True)
+class BlockSource:
+    """A source of rows; `stored` is None where it has no statistics."""
+
+    source: Source
+    stored: StoredBlocks | None
 
 
 @dataclass(slots=True)
@@ -137,58 +154,60 @@ class _Read:
 
     def end(self) -> None:
         if self._count:
-            pieces = self._pieces()
+            bounds = np.array(self._ranges, np.int64)
+            pieces = _pieces(self._plan, bounds[:, 0], bounds[:, 1])
             _add_points(self._plan, self._partials, np.concatenate(self._times), concat_values(self._values), *pieces)
         self._ranges = self._ranges[-1:]
         self._times, self._values, self._count = [], [], 0
 
-    def _pieces(self) -> tuple[Int64Array, Int64Array, Int64Array]:
-        """(starts, ends, window) of what the ranges have of each window.
 
-        Blocks that answer for themselves may lie between two ranges of one window, so these are not joined.
-        """
-        bounds = np.array(self._ranges, np.int64)
-        first = np.searchsorted(self._plan.ends, bounds[:, 0], "left")
-        counts = np.maximum(np.searchsorted(self._plan.starts, bounds[:, 1], "right") - first, 0)
-        owner = np.repeat(np.arange(len(bounds)), counts)
-        window = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts) + first[owner]
-        starts = np.maximum(self._plan.starts[window], bounds[owner, 0])
-        return starts, np.minimum(self._plan.ends[window], bounds[owner, 1]), window
+def _pieces(plan: _Plan, lows: Int64Array, highs: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array]:
+    """(starts, ends, window) of what ranges (ascending, disjoint, inclusive) have of each window.
+
+    Blocks that answer for themselves may lie between two ranges of one window, so these are not joined.
+    """
+    first = np.searchsorted(plan.ends, lows, "left")
+    counts = np.maximum(np.searchsorted(plan.starts, highs, "right") - first, 0)
+    owner = np.repeat(np.arange(len(lows)), counts)
+    window = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts) + first[owner]
+    return np.maximum(plan.starts[window], lows[owner]), np.minimum(plan.ends[window], highs[owner]), window
 
 
 def _ranges_to_read(
     sources: Sequence[BlockSource], plan: _Plan, blocks_answer: bool, partials: _Partials
 ) -> Iterator[tuple[int, int]]:
-    """Adds to `partials` what blocks answer; gives the ranges of time whose points must be read."""
+    """Adds to `partials` what blocks say by themselves; gives the ranges of time whose points must be merged."""
     low, high = int(plan.starts[0]), int(plan.ends[-1])
     firsts, lasts, whole = [], [], []
     for source in sources:
-        if source.blocks is None:
+        stored = source.stored
+        if stored is None:
             firsts.append(source.source.firsts)
             lasts.append(source.source.lasts)
             whole.append(np.zeros(len(source.source.firsts), np.bool_))
         else:
-            firsts.append(source.blocks["first_time"])
-            lasts.append(source.blocks["last_time"])
-            answers = np.full(len(source.blocks), blocks_answer)
-            whole.append(answers if source.touched is None else answers & ~source.touched)
-    first, last, clean = np.concatenate(firsts), np.concatenate(lasts), np.concatenate(whole)
+            firsts.append(stored.blocks["first_time"])
+            lasts.append(stored.blocks["last_time"])
+            whole.append(np.ones(len(stored.blocks), np.bool_) if stored.touched is None else ~stored.touched)
+    first, last, alone = np.concatenate(firsts), np.concatenate(lasts), np.concatenate(whole)
     inside = np.flatnonzero((last >= low) & (first <= high))
     order = inside[np.argsort(first[inside], kind="stable")]
     if not len(order):
         return
-    first, last, clean = first[order], last[order], clean[order]
+    first, last, alone = first[order], last[order], alone[order]
     reach = np.maximum.accumulate(last)
-    clean[1:] &= reach[:-1] < first[1:]
-    clean[:-1] &= first[1:] > last[:-1]
+    alone[1:] &= reach[:-1] < first[1:]
+    alone[:-1] &= first[1:] > last[:-1]
     window = np.searchsorted(plan.ends, first, "left")
     latest = np.searchsorted(plan.starts, last, "right") - 1
     needed = window <= latest
     here = np.minimum(window, len(plan.ends) - 1)
-    answered = clean & (window == latest) & (plan.starts[here] <= first) & (plan.ends[here] >= last)
-    if answered.any():
-        _add_blocks(plan, partials, sources, order[answered], window[answered])
-    rest = needed & ~answered
+    answered = alone & (window == latest) & (plan.starts[here] <= first) & (plan.ends[here] >= last)
+    if not blocks_answer:
+        answered[:] = False
+    _add_blocks(plan, partials, sources, order[answered], window[answered])
+    _add_edges(plan, partials, sources, order[needed & alone & ~answered])
+    rest = needed & ~alone
     if not rest.any():
         return
     begins = np.flatnonzero(rest & ~np.concatenate(([False], rest[:-1])))
@@ -204,30 +223,52 @@ def _ranges_to_read(
             done = end
 
 
+def _chosen_of(
+    sources: Sequence[BlockSource], chosen: Int64Array
+) -> Iterator[tuple[StoredBlocks, Int64Array, Int64Array]]:
+    """(blocks of a source, which of `chosen` are its, where in its blocks); `chosen`: places in all sources' blocks."""
+    at = 0
+    for source in sources:
+        size = len(source.source.firsts) if source.stored is None else len(source.stored.blocks)
+        mine = np.flatnonzero((chosen >= at) & (chosen < at + size))
+        if source.stored is not None and len(mine):
+            yield source.stored, mine, chosen[mine] - at
+        at += size
+
+
+def _add_edges(plan: _Plan, partials: _Partials, sources: Sequence[BlockSource], chosen: Int64Array) -> None:
+    """The points of blocks that no other source meets, but that lie in several windows or at the edge of one."""
+    for stored, _, places in _chosen_of(sources, chosen):
+        places = np.sort(places)
+        begin = 0
+        for count, times, column in stored.reader.blocks(stored.numbers[places], GATHER_ROWS):
+            blocks = stored.blocks[places[begin : begin + count]]
+            begin += count
+            values = column.values
+            if column.valid is not None:
+                times, values = times[column.valid], values[column.valid]
+            pieces = _pieces(plan, blocks["first_time"], blocks["last_time"])
+            _add_points(plan, partials, times, native(values), *pieces)
+
+
 def _add_blocks(
     plan: _Plan, partials: _Partials, sources: Sequence[BlockSource], chosen: Int64Array, windows: Int64Array
 ) -> None:
-    """`chosen` are places in the concatenation of all sources' blocks."""
-    at = 0
-    for source in sources:
-        size = len(source.source.firsts) if source.blocks is None else len(source.blocks)
-        mine = (chosen >= at) & (chosen < at + size)
-        if source.blocks is not None and mine.any():
-            blocks = source.blocks[chosen[mine] - at]
-            partials.windows.append(windows[mine])
-            partials.count.append(blocks["count"].astype(np.int64))
-            partials.first_times.append(blocks["first_time"])
-            partials.last_times.append(blocks["last_time"])
-            if plan.values and plan.kind is not DataType.TEXT:
-                partials.firsts.append(plan.rounded(from_bits(plan.kind, blocks["first"])))
-                partials.lasts.append(plan.rounded(from_bits(plan.kind, blocks["last"])))
-            if plan.bounds:
-                partials.least.append(plan.rounded(from_bits(plan.kind, blocks["min"])))
-                partials.greatest.append(plan.rounded(from_bits(plan.kind, blocks["max"])))
-            if plan.sums:
-                partials.hi.append(blocks["sum_hi"])
-                partials.lo.append(blocks["sum_lo"])
-        at += size
+    for stored, mine, places in _chosen_of(sources, chosen):
+        blocks = stored.blocks[places]
+        partials.windows.append(windows[mine])
+        partials.count.append(blocks["count"].astype(np.int64))
+        partials.first_times.append(blocks["first_time"])
+        partials.last_times.append(blocks["last_time"])
+        if plan.values and plan.kind is not DataType.TEXT:
+            partials.firsts.append(plan.rounded(from_bits(plan.kind, blocks["first"])))
+            partials.lasts.append(plan.rounded(from_bits(plan.kind, blocks["last"])))
+        if plan.bounds:
+            partials.least.append(plan.rounded(from_bits(plan.kind, blocks["min"])))
+            partials.greatest.append(plan.rounded(from_bits(plan.kind, blocks["max"])))
+        if plan.sums:
+            partials.hi.append(blocks["sum_hi"])
+            partials.lo.append(blocks["sum_lo"])
 
 
 def _add_points(
