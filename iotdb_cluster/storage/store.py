@@ -408,7 +408,7 @@ class Store:
         that holds all of it, and `finish_mirror`, replace it."""
         found = self._unit(unit)
         if not found.active.is_empty:
-            found.sealed.append(Sealed(found.active, found.meta))
+            found.sealed.append(Sealed(found.active, found.meta, found.sequence))
             found.active = Memtable()
         number = self._next_directory[unit] = self._next_directory.get(unit, 1)
         self._next_directory[unit] = number + 1
@@ -444,7 +444,8 @@ class Store:
             with self._lock:
                 self._garbage_units.append(new)
             return
-        new.sequence, new.position = old.sequence, max(old.position, new.flushed)
+        new.sequence = new.settled = old.sequence
+        new.position = max(old.position, new.flushed)
         stones = {stone.position: stone for stone in new.tombstones}
         kept: list[Memtable] = []
         for memtable in old.memtables():
@@ -454,7 +455,7 @@ class Store:
             else:
                 self._release(memtable)
         new.active = kept.pop()
-        new.sealed = [Sealed(memtable, new.meta) for memtable in kept]
+        new.sealed = [Sealed(memtable, new.meta, new.sequence) for memtable in kept]
         new.tombstones = [stone for _, stone in sorted(stones.items())]
         old.dropped = True
         old.sealed, old.active = [], Memtable()
