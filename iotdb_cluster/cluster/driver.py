@@ -170,6 +170,12 @@ class Driver:
         self.wake(group)
         return futures
 
+    def transfer(self, group: Group, member: int) -> None:
+        """Hand the lead over to a member; within an election timeout it has it, or proposals are taken here again."""
+        self._timing.touch(group)
+        group.raw.transfer_leader(member)
+        self.wake(group)
+
     async def read_barrier(self, group: Group, leader_only: bool = False) -> int:
         """Wait until everything that was committed before this call is applied here; the index that was waited for.
 

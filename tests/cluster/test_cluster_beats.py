@@ -320,3 +320,40 @@ def test_beats_and_answers_as_bytes() -> None:
         for cut in range(len(data)):
             with pytest.raises(CorruptData):
                 kind.decode(memoryview(data[:cut]))  # type: ignore[attr-defined]
+
+
+def test_a_deposed_leader_hears_from_a_follower_that_its_beats_do_not_hold() -> None:
+    """The lead is handed over where the old leader cannot hear the new one: only the third node can tell it."""
+
+    async def main() -> None:
+        cluster = Cluster(3, group_count=4)
+        watch = Watch(cluster)
+        await cluster.start()
+        await all_led(cluster)
+        await asyncio.sleep(3)
+        old = watch.leader_of(7)
+        new, third = (node for node in (1, 2, 3) if node != old)
+        group = cluster.every[old][7]
+        others = {number: watch.leader_of(number) for number in (8, 9, 10)}
+        votes = []
+
+        def lost(kind: MessageType) -> bool:
+            if kind is MessageType.TIMEOUT_NOW:  # on its way before the cut
+                cluster.cut = {frozenset((old, new))}
+            if kind is MessageType.VOTE_RESP:
+                votes.append(kind)
+            return False
+
+        cluster.drop = lost
+        cluster.drivers[old].transfer(group, 100 + new)
+        term = group.raw.term
+        await asyncio.sleep(20 * TICK_S)
+        assert votes
+        assert cluster.every[third][7].leader_node == watch.leader_of(7) != old
+        assert group.raw.term > term
+        # The third node's word of the other groups went on counting.
+        assert all(cluster.every[third][number].leader_node == node for number, node in others.items() if node != new)
+        await cluster.settle()
+        await cluster.close()
+
+    run_virtual(main)
