@@ -20,13 +20,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import mmh3
 
 from iotdb_cluster.errors import CorruptData
 
-__all__ = ["Answer", "Beat", "BeatReceiver", "BeatSender", "Covered"]
+__all__ = ["Answer", "Beat", "BeatReceiver", "BeatSender", "Commits", "Covered", "Word"]
 
 _BEAT = struct.Struct(">QQBQII")
 _COVERED = struct.Struct(">IIQQQQ")
@@ -49,6 +49,26 @@ class Covered(NamedTuple):
         """Its part in the hash over all, which is their exclusive or."""
         packed = _MARK.pack(self.group, self.generation, self.replica, self.term, self.commit)
         return int(mmh3.hash64(packed, signed=False)[0])
+
+
+@dataclass(slots=True, frozen=True)
+class Commits:
+    """What a loop turn has committed, for members that have it: a heartbeat without an answer for each group.
+
+    Bytes: for each group the fields of `Covered`.
+    """
+
+    covered: tuple[Covered, ...]
+
+    def encode(self) -> bytes:
+        return b"".join([_COVERED.pack(*one) for one in self.covered])
+
+    @classmethod
+    def decode(cls, data: memoryview) -> Commits:
+        """CorruptData where the bytes are cut."""
+        if len(data) % _COVERED.size:
+            raise CorruptData(f"commit indexes have {len(data)} bytes")
+        return cls(tuple(map(Covered._make, _COVERED.iter_unpack(data))))
 
 
 @dataclass(slots=True, frozen=True)
@@ -99,6 +119,9 @@ class Answer:
         if len(data) != _ANSWER.size + 4 * count:
             raise CorruptData(f"an answer to a beat with {count} exceptions has {len(data)} bytes")
         return cls(life, number, own_life, bool(equal), struct.unpack_from(f">{count}I", data, _ANSWER.size))
+
+
+Word: TypeAlias = Beat | Answer | Commits  # what one node says to another of many groups
 
 
 class BeatSender:

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from iotdb_cluster.cluster.beats import Answer, Beat
+from iotdb_cluster.cluster.beats import Answer, Beat, Covered, Word
 from iotdb_cluster.cluster.group import Group, Outcome, Proposal, ReadRound
 from iotdb_cluster.cluster.log import Append, Configuration, DurableLog, Install, Record, State
 from iotdb_cluster.cluster.timing import Timing
@@ -45,11 +45,15 @@ _HEARTBEATS = frozenset({MessageType.HEARTBEAT, MessageType.HEARTBEAT_RESP})  # 
 
 
 class Outbox(Protocol):
-    """Takes a group's message to a node; whatever was taken in a turn goes out at `flush`."""
+    """Takes a group's message to a node; whatever was taken in a turn goes out at `flush`.
+
+    That gives the members for which log entries were dropped: no connection, or one that takes nothing any more.
+    """
 
     def post(self, node: int, group: Group, message: Message, heartbeat: bool) -> None: ...
-    def tell(self, node: int, word: Beat | Answer) -> None: ...
-    def flush(self) -> None: ...
+    def committed(self, node: int, group: Group, pair: Covered) -> None: ...
+    def tell(self, node: int, word: Word) -> None: ...
+    def flush(self) -> list[tuple[Group, int]]: ...
 
 
 class Driver:
@@ -78,6 +82,7 @@ class Driver:
         # Counted from a random number: an answer to this node's earlier life must not pass for one to a later read.
         self._rounds = world.random.getrandbits(63)
         self._ticker: asyncio.TimerHandle | None = None
+        self._tick_at = 0.0
         self._stopped = False
         self.groups: dict[int, Group] = {}
         self._timing = Timing(world.random.getrandbits(63) | 1, self.groups, self.step, self._mark)
@@ -85,7 +90,8 @@ class Driver:
     # --- groups -------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        self._ticker = self._loop.call_later(self._tick_s, self._tick)
+        self._tick_at = self._loop.time()
+        self._tick_later()
 
     def stop(self) -> None:
         """Nothing is sent, written or applied any more; what waits is answered `OutcomeUnknown` by its deadline."""
@@ -129,16 +135,26 @@ class Driver:
             logger.debug("group %d drops a %s: %s", group.id, message.type.name, error)
         self.wake(group)
 
-    def beaten(self, node: int, beat: Beat) -> None:
-        """A node beats for the groups that it leads."""
-        answer = self._timing.beaten(node, beat)
-        if answer is not None:
-            self._outbox.tell(node, answer)
-            self._turn_later()
+    def heard_lately(self, node: int) -> bool:
+        """Whether anything came from a node within the last ticks."""
+        return self._timing.heard_lately(node)
 
-    def answered(self, node: int, answer: Answer) -> None:
-        """A node answers a beat."""
-        self._timing.answered(node, answer)
+    def told(self, node: int, word: Word) -> None:
+        """A node says something of many groups."""
+        if isinstance(word, Answer):
+            self._timing.answered(node, word)
+        elif isinstance(word, Beat):
+            answer = self._timing.beaten(node, word)
+            if answer is not None:
+                self._outbox.tell(node, answer)
+                self._turn_later()
+        else:
+            for pair in word.covered:
+                group = self._timing.follower(node, pair)
+                if group is not None and (group.raw.term, group.raw.leader) == (pair.term, pair.leader):
+                    self._timing.touch(group)
+                    group.raw.commit_known(pair.commit)
+                    self.wake(group)
 
     def propose(self, group: Group, payloads: Sequence[bytes]) -> list[asyncio.Future[Outcome]]:
         """Append the payloads to the group's log; each future gets its entry's outcome once it is applied here.
@@ -170,12 +186,6 @@ class Driver:
         self.wake(group)
         return futures
 
-    def transfer(self, group: Group, member: int) -> None:
-        """Hand the lead over to a member; within an election timeout it has it, or proposals are taken here again."""
-        self._timing.touch(group)
-        group.raw.transfer_leader(member)
-        self.wake(group)
-
     async def read_barrier(self, group: Group, leader_only: bool = False) -> int:
         """Wait until everything that was committed before this call is applied here; the index that was waited for.
 
@@ -203,10 +213,24 @@ class Driver:
 
     def transfer_leader(self, group: Group, target: int) -> None:
         """Let another replica lead; it has the whole log first. Should it not answer, this one goes on."""
+        self._timing.touch(group)
         group.raw.transfer_leader(target)
         self.wake(group)
 
     # --- time ---------------------------------------------------------------------------------------------------------
+
+    def _tick_later(self) -> None:
+        """Ticks that were missed while the loop stood still are not made up for: messages waited as well."""
+        self._tick_at = max(self._tick_at + self._tick_s, self._loop.time() + self._tick_s / 2)
+        self._ticker = self._loop.call_at(self._tick_at, self._tick_due)
+
+    def _tick_due(self) -> None:
+        """Whatever has arrived is taken before a timer runs out: one turn of the loop reads the sockets.
+
+        After a pause of this process its timers are due at once, while the heartbeats that would have put them off wait
+        in the sockets. What is called soon from here runs before the loop looks at those, what that calls soon behind.
+        """
+        self._loop.call_soon(self._loop.call_soon, self._tick)
 
     def _tick(self) -> None:
         if self._stopped:
@@ -220,7 +244,7 @@ class Driver:
             return
         self._ticks_due = True
         self._turn_later()
-        self._ticker = self._loop.call_later(self._tick_s, self._tick)
+        self._tick_later()
 
     def _attend(self, group: Group) -> None:
         if group.read_rounds:
@@ -265,12 +289,16 @@ class Driver:
                     if self._handle(group, group.raw.ready()):
                         self.wake(group)
                         break
-                self._timing.schedule(group)
+                if not group.deadline:
+                    self._timing.schedule(group)
             if self._ticks_due:
                 self._ticks_due = False
                 for node, beat in self._timing.beats():
                     self._outbox.tell(node, beat)
-            self._outbox.flush()
+            for group, member in self._outbox.flush():
+                self._timing.touch(group)
+                group.raw.report_unreachable(member)  # probed from now on, so that nothing piles up for it
+                self._timing.changed(group)
         except Exception as error:
             self._fail(error)
 
@@ -328,10 +356,16 @@ class Driver:
             self._attended[group.id] = group
         if node is None:  # a replica that no meta entry names yet: as if the message were lost
             return
-        heartbeat = message.type in _HEARTBEATS
-        if heartbeat and message.type is MessageType.HEARTBEAT and self._timing.takes(group, node, message):
+        kind = message.type
+        if kind is MessageType.APP:
+            if not message.entries.terms and group.raw.member_has(message.to, message.index):
+                # Nothing is on its way there, so it probes nothing: it says what is committed, and needs no answer.
+                message.commit = min(message.commit, message.index)
+                self._outbox.committed(node, group, group.pair(message))
+                return
+        elif kind is MessageType.HEARTBEAT and self._timing.takes(group, node, message):
             return
-        self._outbox.post(node, group, message, heartbeat)
+        self._outbox.post(node, group, message, kind in _HEARTBEATS)
 
     def deliver_snapshot(self, group: Group, message: Message) -> None:
         """The member has all that belongs to a snapshot but for the message; should that be lost, another goes."""
@@ -353,9 +387,14 @@ class Driver:
     def _append(self, group: Group, message: Message) -> None:
         """Hand one Ready's hard state, snapshot and entries to the durable log; answer when they are synced."""
         records: list[Record] = []
-        if message.term or message.vote or message.commit:
-            records.append(State(group.replica, HardState(message.term, message.vote, message.commit)))
         snapshot = message.snapshot
+        if message.term or message.vote or message.commit:
+            state = HardState(message.term, message.vote, message.commit)
+            if snapshot is not None or group.owes(state):
+                records.append(State(group.replica, state))
+                group.stored = state
+            elif not message.entries.terms and not message.responses:
+                return  # the commit index alone is not worth a write: whoever leads next finds it out
         if snapshot is not None:
             group.machine.stage(snapshot)
             records.append(Install(group.replica, snapshot.index, snapshot.term, snapshot.conf_state))

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from iotdb_cluster.cluster.beats import Covered
 from iotdb_cluster.cluster.log import ReplicaLog
 from iotdb_cluster.errors import CallerError, NotLeader, OutcomeUnknown, check
-from iotdb_cluster.raft import ConfState, Entries, Message, RawNode, Snapshot
+from iotdb_cluster.raft import ConfState, Entries, HardState, Message, RawNode, Snapshot
+
+COMMITS_UNSAVED = 256  # entries by which the stored commit index may lag: a restart learns the rest from the group
 
 __all__ = ["Group", "Outcome", "Proposal", "StateMachine"]
 
@@ -83,6 +86,7 @@ class Group:
     send_snapshot: Callable[[Group, Message], None] | None = None  # where more than the message has to go out
     takes_snapshot: Callable[[Snapshot], bool] | None = None  # whether that is here, so that the message may be taken
     leader_seen: int = 0
+    stored: HardState = field(default_factory=HardState)  # that was last written to the log
     # Of `timing` alone, in ticks of the driver.
     ticked: int = 0  # the core knows of the time up to here
     deadline: int = 0  # the tick that stands in the heap, 0 where none does
@@ -93,6 +97,15 @@ class Group:
         default_factory=dict
     )  # on a leader: nodes that beats tell of it, and the member there
     covered_by: int = 0  # on a follower: the leader's node, whose beats tell of it
+
+    def owes(self, state: HardState) -> bool:
+        """Whether the log must get the hard state: term and vote always, the commit index now and then."""
+        stored = self.stored
+        return (state.term, state.vote) != (stored.term, stored.vote) or state.commit - stored.commit >= COMMITS_UNSAVED
+
+    def pair(self, message: Message) -> Covered:
+        """What an append without entries, or a heartbeat, tells a member."""
+        return Covered(self.id, self.generation, message.to, self.replica, message.term, message.commit)
 
     @property
     def leads(self) -> bool:

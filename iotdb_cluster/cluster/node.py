@@ -346,7 +346,7 @@ class Node:
         self._endings.push_async_callback(sender.close)
         guard = RoomGuard(settings, self._housekeeping.memory_bytes, node, self._marks.facts)
         self._replicas.connect(sender, receiver, guard)
-        self._leadership = Leadership(self._driver, node, guard.lacks_room)
+        self._leadership = Leadership(world, self._driver, node, guard.lacks_room)
         return receiver, guard
 
     def _client_node(self) -> ClientNode:

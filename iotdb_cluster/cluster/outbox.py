@@ -2,8 +2,8 @@
 
 A batch, big-endian: u8 version (2), u32 node and u64 incarnation of the sender, then for each message
 u32 group, u32 generation, u64 replica that is meant, u32 length, and the message as the Raft room writes it. Replica 0
-means the node: what comes is a beat (group 0) or the answer to one (group 1), as `beats` writes them. A message for a
-replica that the receiver does not have, or from an incarnation that it does not know, is dropped there.
+means the node: what comes is a beat (group 0), the answer to one (1) or commit indexes (2), as `beats` writes them. A
+message for a replica that the receiver does not have, or from an incarnation that it does not know, is dropped there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import NamedTuple
 
-from iotdb_cluster.cluster.beats import Answer, Beat
+from iotdb_cluster.cluster.beats import Answer, Beat, Commits, Covered, Word
 from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.errors import CorruptData
 from iotdb_cluster.raft import Message, decode_message, encode_message
@@ -23,7 +23,8 @@ __all__ = ["Channel", "Envelope", "PeerOutbox", "read_batch"]
 VERSION = 2
 _HEAD = struct.Struct(">BIQ")
 _MESSAGE = struct.Struct(">IIQI")
-_BEAT, _ANSWER = 0, 1
+_WORDS: dict[int, type[Word]] = {0: Beat, 1: Answer, 2: Commits}
+_NUMBERS = {kind: number for number, kind in _WORDS.items()}
 
 
 class Channel(Enum):
@@ -42,7 +43,7 @@ class Envelope(NamedTuple):
     group: int
     generation: int
     replica: int
-    message: Message | Beat | Answer
+    message: Message | Word
 
 
 class PeerOutbox:
@@ -52,6 +53,8 @@ class PeerOutbox:
         self._head = _HEAD.pack(VERSION, node, incarnation)
         self._send = send
         self._parts: dict[tuple[int, Channel], list[bytes]] = {}
+        self._entries: dict[tuple[int, Channel], list[tuple[Group, int]]] = {}  # for which members there are any
+        self._commits: dict[tuple[int, Channel], list[Covered]] = {}
 
     def post(self, node: int, group: Group, message: Message, heartbeat: bool) -> None:
         if group.id:
@@ -59,23 +62,41 @@ class PeerOutbox:
         else:
             channel = Channel.META_HEARTBEAT if heartbeat else Channel.META
         parts = self._parts.setdefault((node, channel), [self._head])
+        if message.entries.terms:
+            self._entries.setdefault((node, channel), []).append((group, message.to))
         data = encode_message(message)
         parts.append(_MESSAGE.pack(group.id, group.generation, message.to, len(data)))
         parts.append(data)
 
-    def tell(self, node: int, word: Beat | Answer) -> None:
-        """Say something of all groups to a node."""
-        parts = self._parts.setdefault((node, Channel.DATA_HEARTBEAT), [self._head])
+    def tell(self, node: int, word: Word) -> None:
+        """Say something of many groups to a node, on the heartbeats' connection."""
+        self._word(node, Channel.DATA_HEARTBEAT, word)
+
+    def committed(self, node: int, group: Group, pair: Covered) -> None:
+        """Tell a member the commit index, behind what it was sent before; all of a turn go together."""
+        channel = Channel.DATA if group.id else Channel.META
+        self._commits.setdefault((node, channel), []).append(pair)
+
+    def _word(self, node: int, channel: Channel, word: Word) -> None:
+        parts = self._parts.setdefault((node, channel), [self._head])
         data = word.encode()
-        parts.append(_MESSAGE.pack(_BEAT if isinstance(word, Beat) else _ANSWER, 0, 0, len(data)))
+        parts.append(_MESSAGE.pack(_NUMBERS[type(word)], 0, 0, len(data)))
         parts.append(data)
 
-    def flush(self) -> None:
-        if not self._parts:
-            return
-        batches, self._parts = self._parts, {}
-        for (node, channel), parts in batches.items():
-            self._send(node, channel, b"".join(parts))
+    def flush(self) -> list[tuple[Group, int]]:
+        """Send what was gathered; the members for which log entries were dropped."""
+        if self._commits:
+            commits, self._commits = self._commits, {}
+            for (node, channel), pairs in commits.items():
+                self._word(node, channel, Commits(tuple(pairs)))
+        lost: list[tuple[Group, int]] = []
+        if self._parts:
+            batches, self._parts = self._parts, {}
+            entries, self._entries = self._entries, {}
+            for (node, channel), parts in batches.items():
+                if not self._send(node, channel, b"".join(parts)):
+                    lost += entries.get((node, channel), ())
+        return lost
 
 
 def read_batch(batch: bytes | memoryview) -> tuple[int, int, Iterator[Envelope]]:
@@ -102,11 +123,10 @@ def _messages(view: memoryview) -> Iterator[Envelope]:
         at += length
 
 
-def _read(group: int, replica: int, data: memoryview) -> Message | Beat | Answer:
+def _read(group: int, replica: int, data: memoryview) -> Message | Word:
     if replica:
         return decode_message(data)
-    if group == _BEAT:
-        return Beat.decode(data)
-    if group == _ANSWER:
-        return Answer.decode(data)
-    raise CorruptData(f"a batch of Raft messages has a word {group} to the node")
+    kind = _WORDS.get(group)
+    if kind is None:
+        raise CorruptData(f"a batch of Raft messages has a word {group} to the node")
+    return kind.decode(data)

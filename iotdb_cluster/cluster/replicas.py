@@ -8,7 +8,6 @@ from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any
 
-from iotdb_cluster.cluster.beats import Answer, Beat
 from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.group import Group
@@ -83,7 +82,7 @@ class Replicas:
         if machine.index == 1:
             machine.term = 1
         view.snapshot_source = machine.snapshot
-        raw = RawNode(self._config(node, view, machine.index))
+        raw = RawNode(self.config(node, view, machine.index))
         members = {member: member for member in (*machine.members.voters, *machine.members.learners)}
         group = Group(0, 1, node, raw, view, machine, members, applied=machine.index)
         self._drive(group)
@@ -116,7 +115,7 @@ class Replicas:
             raise CorruptData(
                 f"group {record.id}: its checkpoint is at {data.applied}, its log begins at {view.first_index()}"
             )
-        raw = RawNode(self._config(replica, view, applied))
+        raw = RawNode(self.config(replica, view, applied))
         nodes = {one.id: one.node for one in record.replicas}
         group = Group(record.id, record.generation, replica, raw, view, machine, nodes, applied=applied)
         group.takes_snapshot = lambda snapshot: machine.takes(snapshot.index, snapshot.term)
@@ -131,7 +130,8 @@ class Replicas:
         group.leader_changed = self._leader_changed
         self._driver.add(group)
 
-    def _config(self, replica: int, log: ReplicaLog, applied: int) -> Config:
+    def config(self, replica: int, log: ReplicaLog, applied: int) -> Config:
+        """How every replica of this node is set up."""
         settings = self._settings
         election = max(2, round(settings.election_timeout_ms / settings.heartbeat_interval_ms * TICK_PART))
         return Config(
@@ -172,7 +172,7 @@ class Replicas:
             for envelope in envelopes:
                 message = envelope.message
                 if not isinstance(message, Message):
-                    self._take_word(node, message)
+                    self._driver.told(node, message)
                     continue
                 group = self._driver.groups.get(envelope.group)
                 if group is None or (group.generation, group.replica) != (envelope.generation, envelope.replica):
@@ -181,12 +181,6 @@ class Replicas:
                     self._driver.step(group, message)
         except CorruptData as error:
             logger.warning("a batch of node %d is dropped: %s", identity.node, error)
-
-    def _take_word(self, node: int, word: Beat | Answer) -> None:
-        if isinstance(word, Beat):
-            self._driver.beaten(node, word)
-        else:
-            self._driver.answered(node, word)
 
     def _left_out(self, group: Group, message: Message) -> bool:
         """Whether entries are not taken now: others have the room for them, or many wait here to be applied."""

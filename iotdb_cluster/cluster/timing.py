@@ -21,6 +21,7 @@ __all__ = ["Timing"]
 
 BEATS_MISSED_MAX = 2  # ticks without a beat, or its answer, after which the groups that it spoke for have deadlines
 CALM_TICKS = 2  # nothing happened in a group for so long: it may be covered
+HEARD_TICKS = 10  # a node of which nothing came for longer is not well
 EXCEPTED_TICKS = 5  # a member that a peer excepted is not covered again before
 
 
@@ -104,9 +105,11 @@ class Timing:
         group.calm_since = self.ticks
         for node in list(group.covers):
             self._uncover(group, node)
-        if before[:2] != state[:2] and group.covered_by:
-            self._peers[group.covered_by].receiver.except_(group.id)
-            group.covered_by = 0
+        if before[:2] != state[:2]:
+            group.deadline = 0  # that of another role
+            if group.covered_by:
+                self._peers[group.covered_by].receiver.except_(group.id)
+                group.covered_by = 0
 
     def _covering(self, group: Group) -> _Peer | None:
         """The peer whose beats speak for this follower."""
@@ -170,14 +173,17 @@ class Timing:
             return False
         if not peer.sender.pairs:
             peer.answered = self.ticks + BEATS_MISSED_MAX  # its time runs from now
-        pair = Covered(group.id, group.generation, heartbeat.to, group.replica, heartbeat.term, heartbeat.commit)
-        peer.sender.cover(pair)
+        peer.sender.cover(group.pair(heartbeat))
         group.covers[node] = heartbeat.to
         return True
 
     def heard(self, node: int) -> None:
         """Something came from the node."""
         self._peer(node).heard = self.ticks
+
+    def heard_lately(self, node: int) -> bool:
+        peer = self._peers.get(node)
+        return peer is not None and self.ticks - peer.heard <= HEARD_TICKS
 
     def answered(self, node: int, answer: Answer) -> None:
         peer = self._peer(node)
@@ -189,12 +195,6 @@ class Timing:
             group = self._groups[number]
             group.excepted_until = self.ticks + EXCEPTED_TICKS
             self._uncover(group, node)
-
-    def unreachable(self, node: int) -> None:
-        """What was sent to the node is lost: nothing is covered there."""
-        peer = self._peers.get(node)
-        if peer is not None and peer.sender.pairs:
-            self._lost(peer)
 
     def _lost(self, peer: _Peer) -> None:
         for number in list(peer.sender.pairs):
@@ -227,13 +227,20 @@ class Timing:
             peer.beats_alive = True
         return answer
 
-    def _heartbeat(self, node: int, pair: Covered) -> bool:
+    def follower(self, node: int, pair: Covered) -> Group | None:
+        """The replica here that a node speaks of, where there is one and the other is on that node."""
         group = self._groups.get(pair.group)
         if (
             group is None
             or (group.generation, group.replica) != (pair.generation, pair.replica)
             or group.nodes.get(pair.leader) != node
         ):
+            return None
+        return group
+
+    def _heartbeat(self, node: int, pair: Covered) -> bool:
+        group = self.follower(node, pair)
+        if group is None:
             return False
         self._step(
             group,

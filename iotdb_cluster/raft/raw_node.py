@@ -252,6 +252,19 @@ class RawNode:
         """On a follower: its leader of this term was heard of by another way; counts as an empty heartbeat."""
         self._raft.election_elapsed = 0
 
+    def commit_known(self, commit: int) -> None:
+        """On a follower: its leader of this term told by another way that it has committed so far; as a heartbeat.
+
+        The leader names no more than this replica has acknowledged in this term.
+        """
+        self._raft.election_elapsed = 0
+        self._raft.log.commit_to(commit)
+
+    def member_has(self, member: int, index: int) -> bool:
+        """On a leader: whether the member is known to have the entries up to `index`, and gets them in order."""
+        progress = self._raft.progress.get(member)
+        return progress is not None and progress.state is ProgressState.REPLICATE and progress.match >= index
+
     def member_is_alive(self, member: int) -> None:
         """On a leader: the member, which acknowledges this term, was heard of by another way."""
         progress = self._raft.progress.get(member)

@@ -14,8 +14,11 @@ from iotdb_cluster.limits import (
     FRAME_BYTES_MAX,
     PEER_BACKOFF_MS_MAX,
     PEER_CALLS_MAX,
+    PEER_CONNECT_MS_MAX,
+    PEER_CONNECT_WAIT_MS,
     PEER_OUTPUT_BYTES_MAX,
     PEER_PING_MS,
+    PEER_RECONNECT_WAIT_MS,
     PEER_SILENCE_MS_MAX,
 )
 from iotdb_cluster.rpc.frames import HEAD_BYTES, Frames, ReceiveBudget
@@ -82,7 +85,9 @@ class PeerClient:
     """The way to one peer, for one purpose. Connects when there is something to send, again and again.
 
     The host's name is resolved at each attempt. After a failed attempt further ones wait, 20 ms at first, up to
-    `PEER_BACKOFF_MS_MAX`; meanwhile calls fail at once, so that their callers can try another node.
+    `PEER_BACKOFF_MS_MAX`; meanwhile calls fail at once, so that their callers can try another node. A call waits for
+    an attempt under way no longer than `PEER_CONNECT_WAIT_MS` from its beginning, and `PEER_RECONNECT_WAIT_MS` where
+    the one before failed: a node that is cut off, and refuses nothing, must not eat the callers' time again and again.
     """
 
     def __init__(
@@ -105,6 +110,7 @@ class PeerClient:
         self._failure = ""
         self._retry_at_ms = 0.0
         self._backoff_ms = 0.0
+        self._attempt_ms = 0.0  # when the attempt under way began
         self._watch: asyncio.TimerHandle | None = None
         self._ping: asyncio.Future[memoryview] | None = None
         self._ping_ms = 0.0
@@ -174,7 +180,9 @@ class PeerClient:
         """The attempt under way, a new one, or None where it is too early for one."""
         if self._closed:
             return None
-        if self._connecting is None and self._world.clock.monotonic_ms() >= self._retry_at_ms:
+        now_ms = self._world.clock.monotonic_ms()
+        if self._connecting is None and now_ms >= self._retry_at_ms:
+            self._attempt_ms = now_ms
             self._connecting = asyncio.get_running_loop().create_task(self._connect(), name=f"connect {self.name}")
             self._connecting.add_done_callback(self._attempted)
         return self._connecting
@@ -184,14 +192,20 @@ class PeerClient:
         if attempt is None:
             reason = "the node is stopping" if self._closed else self._failure
             raise CallerError(Status.NO_CONNECTION, f"no connection to {self.name}: {reason}")
-        await asyncio.wait([attempt])
+        patience_ms = PEER_RECONNECT_WAIT_MS if self._backoff_ms else PEER_CONNECT_WAIT_MS
+        left_ms = self._attempt_ms + patience_ms - self._world.clock.monotonic_ms()
+        await asyncio.wait([attempt], timeout=max(0.0, left_ms) / 1000)
+        if not attempt.done():
+            raise CallerError(Status.NO_CONNECTION, f"no connection to {self.name}: {self._failure or 'no answer yet'}")
         if attempt.cancelled() or attempt.exception() is not None or attempt.result().closed:
             raise CallerError(Status.NO_CONNECTION, f"no connection to {self.name}: {self._failure or 'it broke'}")
         return attempt.result()
 
     async def _connect(self) -> _Outgoing:
         stream = _Outgoing(self.name, self._budget, self._ended)
-        await self._world.network.connect(self.host, self.port, lambda: stream, self.connect_timeout_ms)
+        await self._world.network.connect(
+            self.host, self.port, lambda: stream, min(self.connect_timeout_ms, PEER_CONNECT_MS_MAX)
+        )
         greeting = stream.start(lambda seqid: (hello_message(self._identity, seqid),))
         try:
             async with asyncio.timeout(PEER_SILENCE_MS_MAX / 1000):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from iotdb_cluster.cluster.beats import Answer, Beat
+from iotdb_cluster.cluster.beats import Commits, Covered, Word
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.group import Group, Outcome
 from iotdb_cluster.cluster.log import DurableLog, Install, LogOptions
@@ -24,7 +25,8 @@ from iotdb_cluster.raft import (
     decode_message,
     encode_message,
 )
-from iotdb_cluster.simulation import SimulatedClock, SimulatedDisk, SimulatedWorkers, VirtualLoop
+from iotdb_cluster.simulation import NodeRun, SimulatedClock, SimulatedDisk, SimulatedWorkers, VirtualLoop
+from iotdb_cluster.simulation.loop import NODE_RUN
 from iotdb_cluster.world import World
 
 T = TypeVar("T")
@@ -100,19 +102,24 @@ class Outbox:
     def __init__(self, cluster: Cluster, node: int) -> None:
         self._cluster = cluster
         self._node = node
-        self._parts: list[tuple[int, int, bytes | Beat | Answer, MessageType]] = []
+        self._parts: list[tuple[int, int, bytes | Word, MessageType]] = []
 
     def post(self, node: int, group: Group, message: Message, heartbeat: bool) -> None:
         assert heartbeat == (message.type in (MessageType.HEARTBEAT, MessageType.HEARTBEAT_RESP))
         self._parts.append((node, group.id, b"".join([encode_message(message)]), message.type))
 
-    def tell(self, node: int, word: Beat | Answer) -> None:
+    def committed(self, node: int, group: Group, pair: Covered) -> None:
+        assert pair.group == group.id
+        self._parts.append((node, group.id, Commits((pair,)), MessageType.APP))
+
+    def tell(self, node: int, word: Word) -> None:
         self._parts.append((node, 0, word, MessageType.HEARTBEAT))
 
-    def flush(self) -> None:
+    def flush(self) -> list[tuple[Group, int]]:
         parts, self._parts = self._parts, []
         for node, group, data, kind in parts:
             self._cluster.carry(self._node, node, group, data, kind)
+        return []
 
 
 class Cluster:
@@ -143,6 +150,7 @@ class Cluster:
         self.logs: dict[int, DurableLog] = {}
         self.delivered: Counter[str] = Counter()
         self.leader_changed: Callable[[int, Group], None] = lambda *_: None
+        self.delivered_in: dict[int, NodeRun] = {}  # nodes that get their messages as part of a run that can be paused
         self._disks: dict[int, SimulatedDisk] = {}
         self._lives: Counter[int] = Counter()
         self._apply_bytes_max = apply_bytes_max
@@ -154,8 +162,11 @@ class Cluster:
 
     async def start(self) -> None:
         for node in self._nodes:
-            self._disks[node] = SimulatedDisk(random.Random(self._seed * 100 + node + 2))
+            self._disks[node] = self.disk_of(node)
             await self.start_node(node)
+
+    def disk_of(self, node: int) -> SimulatedDisk:
+        return SimulatedDisk(random.Random(self._seed * 100 + node + 2))
 
     async def start_node(self, node: int) -> None:
         """The first time, or after `crash`."""
@@ -213,24 +224,23 @@ class Cluster:
         del self.every[node], self.groups[node], self.machines[node]
         await self.logs.pop(node).close()
 
-    def carry(self, source: int, target: int, group: int, data: bytes | Beat | Answer, kind: MessageType) -> None:
+    def carry(self, source: int, target: int, group: int, data: bytes | Word, kind: MessageType) -> None:
         rng = self.random
         if frozenset((source, target)) in self.cut or rng.random() < self.loss or self.drop(kind):
             return
         delay = rng.uniform(0.0005, 0.08) if self.reorder else 0.001
         for _ in range(2 if self.reorder and rng.random() < 0.05 else 1):
-            asyncio.get_running_loop().call_later(delay, self._deliver, source, target, group, data)
+            context = contextvars.copy_context()
+            context.run(NODE_RUN.set, self.delivered_in.get(target))
+            asyncio.get_running_loop().call_later(delay, self._deliver, source, target, group, data, context=context)
 
-    def _deliver(self, source: int, target: int, group: int, data: bytes | Beat | Answer) -> None:
+    def _deliver(self, source: int, target: int, group: int, data: bytes | Word) -> None:
         driver = self.drivers.get(target)
         if driver is None:
             return
         if not isinstance(data, bytes):
             self.delivered[type(data).__name__] += 1
-        if isinstance(data, Beat):
-            driver.beaten(source, Beat.decode(memoryview(data.encode())))
-        elif isinstance(data, Answer):
-            driver.answered(source, Answer.decode(memoryview(data.encode())))
+            driver.told(source, type(data).decode(memoryview(data.encode())))
         else:
             message = decode_message(data)
             self.delivered[message.type.name] += 1

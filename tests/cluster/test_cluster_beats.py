@@ -345,7 +345,7 @@ def test_a_deposed_leader_hears_from_a_follower_that_its_beats_do_not_hold() -> 
             return False
 
         cluster.drop = lost
-        cluster.drivers[old].transfer(group, 100 + new)
+        cluster.drivers[old].transfer_leader(group, 100 + new)
         term = group.raw.term
         await asyncio.sleep(20 * TICK_S)
         assert votes

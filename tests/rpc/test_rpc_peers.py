@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import struct
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,6 +30,7 @@ from iotdb_cluster.rpc import peer_messages as messages
 from iotdb_cluster.rpc.idl import node
 from iotdb_cluster.rpc.wire import BINARY, Malformed
 from iotdb_cluster.world import World
+from tests.cluster.shell import run_virtual, world_of
 
 # ruff: noqa: ARG002
 
@@ -201,6 +204,47 @@ async def test_connecting_again(peer: Pair) -> None:
         await running
     assert not client.connected
     assert bytes(await client.call("echo", b"again", 5000)) == b"<again>"
+
+
+class Nowhere:
+    """A network that neither answers nor refuses: what is sent to a node that is cut off."""
+
+    def __init__(self) -> None:
+        self.attempts_ms: list[float] = []
+
+    async def listen(self, host: str, port: int, factory: Any) -> Any:
+        raise NotImplementedError
+
+    async def connect(self, host: str, port: int, factory: Any, timeout_ms: float) -> Any:
+        self.attempts_ms.append(timeout_ms)
+        await asyncio.sleep(timeout_ms / 1000)
+        raise OSError(errno.ETIMEDOUT, "no answer")
+
+
+def test_a_node_that_cannot_be_reached_costs_little_time_again_and_again() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        network = Nowhere()
+        client = PeerClient(replace(world_of(1), network=network), "far", 1, ME)  # type: ignore[arg-type]
+
+        async def waited_s() -> float:
+            began = loop.time()
+            with pytest.raises(CallerError) as caught:
+                await client.call("echo", b"", 20_000)
+            assert caught.value.code == Status.NO_CONNECTION
+            return loop.time() - began
+
+        assert await waited_s() <= 1.01
+        assert await waited_s() <= 0.01  # the same attempt goes on
+        await asyncio.sleep(2)
+        for _ in range(20):
+            assert await waited_s() <= 0.06
+            await asyncio.sleep(0.3)
+        assert max(network.attempts_ms) <= 2_000
+        assert len(network.attempts_ms) >= 3
+        await client.close()
+
+    run_virtual(main)
 
 
 async def test_being_refused(peer: Pair) -> None:
