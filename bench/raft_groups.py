@@ -106,7 +106,7 @@ class BenchNode:
         outbox = PeerOutbox(self.node, self.node, self.peers.send_raft)
         self.driver = Driver(world, self.log, outbox, self.node, settings.heartbeat_interval_ms, fault)
         self.replicas = Replicas(
-            world, settings, self.log, self.driver, {}, {n: n for n in NODES}, lambda: None, lambda _: None
+            world, settings, self.log, self.driver, {}, {n: n for n in NODES}, lambda: None, self.ignore, self.ignore
         )
         ports = PeerPorts(world, self.calls.handlers, self.replicas.receive, lambda _: None, fault)
         await ports.start("127.0.0.1", settings.address)
@@ -126,6 +126,9 @@ class BenchNode:
         raw = RawNode(self.replicas.config(replica, view, 1))
         nodes = {10 * number + n: n for n in NODES}
         self.driver.add(Group(number, 1, replica, raw, view, Counter(), nodes, applied=1))
+
+    def ignore(self, what: Any) -> None:
+        """Of the life of a whole node."""
 
     def leader_of(self, number: int) -> int:
         return self.driver.groups[number].leader_node

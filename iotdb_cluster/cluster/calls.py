@@ -94,6 +94,36 @@ class Leaders:
         self._known = known
         self._members = members
         self._hints: dict[int, int] = {}
+        self._running: dict[int, dict[asyncio.Timeout, int]] = {}  # by group: attempts under way, and at which node
+
+    def changed(self, group: int) -> None:
+        """This node's replica knows another leader: who waits for a node that led before asks that one instead.
+
+        A node that stands still, or is cut off, refuses nothing; its silence would cost `ATTEMPT_MS_MAX`.
+        """
+        leader = self._known(group)
+        if leader:
+            now = asyncio.get_running_loop().time()
+            for limit, node in self._running.get(group, {}).items():
+                if node != leader and not limit.expired():
+                    limit.reschedule(now)
+
+    async def _attempt(
+        self, group: int, node: int, attempt: Callable[[int, Deadline], Awaitable[T]], deadline: Deadline
+    ) -> T:
+        """One repeatable attempt; OutcomeUnknown where another node leads meanwhile."""
+        running = self._running.setdefault(group, {})
+        limit = asyncio.timeout(None)
+        running[limit] = node
+        try:
+            async with limit:
+                return await attempt(node, deadline)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise OutcomeUnknown(f"node {node} has not answered, and does not lead group {group} any more") from None
+        finally:
+            del running[limit]
 
     def guess(self, group: int) -> int:
         """The node that most probably leads the group; 0 where there is no such group."""
@@ -124,7 +154,10 @@ class Leaders:
                 failure = CallerError(Status.PARTITION_NOT_READY, "the cluster is still being formed: try again")
             else:
                 try:
-                    answer = await attempt(node, deadline.within(ATTEMPT_MS_MAX) if repeatable else deadline)
+                    if repeatable:
+                        answer = await self._attempt(group, node, attempt, deadline.within(ATTEMPT_MS_MAX))
+                    else:
+                        answer = await attempt(node, deadline)
                     self._hints[group] = node
                     return answer
                 except NotLeader as error:

@@ -258,6 +258,7 @@ class Node:
             self._machines,
             self._incarnations,
             self._wake_duties,
+            self._leaders.changed,
             self._spawn,
         )
         meta_group = await self._replicas.open_meta(identity.identifier, self._meta_machine)
@@ -293,13 +294,10 @@ class Node:
         await self._listen_admin()
         self._driver.start()
         self._meta_changed()
-        self._spawn(self._duties.run())
-        self._spawn(self._housekeeping.run())
-        self._spawn(self._marks.run())
-        self._spawn(self._compaction.run())
-        self._spawn(self._repair.run())
-        self._spawn(Expiry(world, self._driver, self._meta, self._proposals, self._machines, self._marks).run())
-        self._spawn(self._leadership.run())
+        expiry = Expiry(world, self._driver, self._meta, self._proposals, self._machines, self._marks)
+        for room in (self._duties, self._housekeeping, self._marks, self._compaction, self._repair, self._leadership):
+            self._spawn(room.run())
+        self._spawn(expiry.run())
         self._spawn(receiver.sweep_forever())
 
     def _build_care(self, disk: DiskSpace, node: int) -> tuple[SnapshotReceiver, RoomGuard]:

@@ -38,7 +38,8 @@ class Replicas:
     """Opens the replicas of one node and hands them messages.
 
     `incarnations` are those by which the cluster knows its nodes; one that is not known yet is taken from the first
-    message. `changed()` is called when a group's leader or a data group's state changed.
+    message. `changed()` is called when a group's leader or a data group's state changed, `leader_changed(group)` also
+    for the former.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Replicas:
         machines: dict[int, DataMachine],
         incarnations: dict[int, int],
         changed: Callable[[], None],
+        leader_changed: Callable[[int], None],
         spawn: Callable[[Coroutine[Any, Any, Any]], None],
     ) -> None:
         self._sender: SnapshotSender | None = None
@@ -62,6 +64,7 @@ class Replicas:
         self._machines = machines
         self._incarnations = incarnations
         self._changed = changed
+        self._tell_leader_changed = leader_changed
         self._spawn = spawn
         self._opening: set[int] = set()
 
@@ -158,6 +161,7 @@ class Replicas:
     def _leader_changed(self, group: Group) -> None:
         if group.leads:
             logger.info("leads group %d in term %d", group.id, group.raw.term)
+        self._tell_leader_changed(group.id)
         self._changed()
 
     # --- messages -----------------------------------------------------------------------------------------------------

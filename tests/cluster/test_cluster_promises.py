@@ -284,7 +284,9 @@ def test_messages_of_a_wiped_node_and_of_other_replicas_are_dropped() -> None:
         group = cluster.groups[1]
         listener = Listener(group)
         unused = cast(Any, None)
-        replicas = Replicas(world_of(18), unused, unused, cast(Driver, listener), {}, {2: 77}, lambda: None, unused)
+        replicas = Replicas(
+            world_of(18), unused, unused, cast(Driver, listener), {}, {2: 77}, lambda: None, unused, unused
+        )
 
         def said(node: int, incarnation: int, message: Message, generation: int = group.generation) -> int:
             batches: list[bytes] = []
