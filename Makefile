@@ -5,10 +5,14 @@ SEED ?= 1
 TRIALS ?= 100
 PAUSE ?= 60
 N ?= 20000
+JOBS ?= 1
+CALLS ?= 2000
+STEP ?= 1
+FLIPS ?= 2000
 MB ?= 2048
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help env test test-clients check ci format docs sim raft-oracle failover mutants catch-up bench-restart
+.PHONY: help env test test-clients check ci format docs sim raft-oracle failover mutants catch-up bench-restart storage-model powercut bitflips
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -52,3 +56,12 @@ catch-up: env    ## a follower that was down while MB=2048 MiB were written catc
 
 bench-restart: env ## a killed node with MB=1024 MiB of log to replay: seconds until it serves, CPU, memory
 	$(PY) bench/restart.py --mb $(if $(filter file,$(origin MB)),1024,$(MB)) --seed $(SEED)
+
+storage-model: env ## the store against a dict: N=20000 random histories, JOBS processes
+	$(PY) tests/storage/histories.py --n $(N) --seed $(SEED) --jobs $(JOBS)
+
+powercut: env    ## power cuts at each of the first CALLS=2000 calls of a disk, for one node, two, all; JOBS, STEP=1
+	$(PY) -m iotdb_cluster.simulation.powercut --calls $(CALLS) --step $(STEP) --jobs $(JOBS) --seed $(SEED)
+
+bitflips: env    ## FLIPS=2000 flipped bits in every kind of file: noticed or harmless, never a wrong value
+	$(PY) tests/damage/flips.py --n $(FLIPS) --seed $(SEED)

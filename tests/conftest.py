@@ -40,6 +40,12 @@ def replay() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def flips() -> ModuleType:
+    """`tests/damage/flips.py`."""
+    return load("damage/flips.py")
+
+
+@pytest.fixture(scope="session")
 def durability() -> ModuleType:
     """`tests/cluster/durability.py`."""
     return load("cluster/durability.py")

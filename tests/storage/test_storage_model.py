@@ -143,9 +143,8 @@ def make_entry(tools: Any, log: Log, op: str, rng: random.Random) -> tuple[int, 
     return log.add("delete", (pattern, low, high), rng)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(steps, st.integers(0, 1 << 32))
-def test_store_equals_dict(tools: Any, script: list[tuple[str, int]], seed: int) -> None:
+def run_history(tools: Any, script: list[tuple[str, int]], seed: int) -> None:
+    """Carry out a script on a store and on a dict, and compare them wherever the script says so."""
     disk = SimulatedDisk(random.Random(seed))
     log = Log(tools)
     model = tools.Model()
@@ -220,6 +219,12 @@ def test_store_equals_dict(tools: Any, script: list[tuple[str, int]], seed: int)
         assert on_disk == named
 
 
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps, st.integers(0, 1 << 32))
+def test_store_equals_dict(tools: Any, script: list[tuple[str, int]], seed: int) -> None:
+    run_history(tools, script, seed)
+
+
 def _run_until_cut(tools: Any, disk: SimulatedDisk, log: Log, rng: random.Random, model: Any) -> None:
     """Work until the power goes; the log has every entry that was applied."""
     store = Store.open(disk, "/data/store", OPTIONS)
@@ -240,8 +245,8 @@ def _run_until_cut(tools: Any, disk: SimulatedDisk, log: Log, rng: random.Random
             apply(store, entry)
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_power_cut_loses_nothing_flushed(tools: Any, seed: int) -> None:
+def run_power_cuts(tools: Any, seed: int) -> None:
+    """Cut the power again and again, at any call of the disk: what the log holds makes the content that it must be."""
     rng = random.Random(seed)
     disk = SimulatedDisk(random.Random(seed))
     log = Log(tools)
@@ -255,6 +260,11 @@ def test_power_cut_loses_nothing_flushed(tools: Any, seed: int) -> None:
                 disk.power_on()
         disk.cut_at = None
         _run_until_cut(tools, disk, log, rng, model)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_power_cut_loses_nothing_flushed(tools: Any, seed: int) -> None:
+    run_power_cuts(tools, seed)
 
 
 @pytest.mark.parametrize("seed", range(40))
