@@ -113,6 +113,9 @@ class Compressor(IntEnum):
     LZ4 = 7
 
 
+LONG_TEXT = 64  # bytes: longer texts are moved one by one
+
+
 class TextColumn:
     """Texts as one byte string and offsets: cell i is `data[offsets[i]:offsets[i + 1]]` (UTF-8).
 
@@ -171,6 +174,10 @@ class TextColumn:
         lengths = self.lengths[where]
         offsets = np.zeros(len(lengths) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
+        if offsets[-1] > LONG_TEXT * len(lengths):  # then a piece a cell costs less than an index a byte
+            data = memoryview(self.data)
+            lows, highs = self.offsets[:-1][where].tolist(), self.offsets[1:][where].tolist()
+            return TextColumn(offsets, b"".join([data[low:high] for low, high in zip(lows, highs, strict=True)]))
         source = np.repeat(self.offsets[:-1][where] - offsets[:-1], lengths) + np.arange(offsets[-1])
         return TextColumn(offsets, np.frombuffer(self.data, np.uint8)[source].tobytes())
 
@@ -187,7 +194,10 @@ class TextColumn:
         """bool[n]: which cells are this text."""
         same: BoolArray = self.lengths == len(text)
         where = np.flatnonzero(same)
-        if len(text) and len(where):
+        if len(text) > LONG_TEXT:
+            data, starts = memoryview(self.data), self.offsets[:-1][where].tolist()
+            same[where] = np.array([data[low : low + len(text)] == text for low in starts], np.bool_)
+        elif len(text) and len(where):
             at = self.offsets[:-1][where][:, None] + np.arange(len(text))
             cells = np.frombuffer(self.data, np.uint8)[at]
             same[where] = (cells == np.frombuffer(text, np.uint8)).all(axis=1)
@@ -357,3 +367,11 @@ class RowBatch:
 
     def __len__(self) -> int:
         return len(self.times)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the times and values, roughly: views of longer columns count what they show."""
+        return 8 * len(self.times) + sum(
+            column.values.nbytes if isinstance(column.values, TextColumn) else len(column) * column.type.width
+            for column in self.columns
+        )

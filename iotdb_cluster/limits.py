@@ -97,6 +97,7 @@ COMPACTION_BYTES_PER_S = 16 * MIB  # what compaction writes on a node
 TABLET_ROWS_MAX = 1_000_000
 TABLET_COLUMNS_MAX = 5_000
 SCAN_BATCH_ROWS = 10_000  # rows of one batch between operators and between nodes
+SCAN_BATCH_BYTES = 4 * MIB  # of one batch of long texts: a query that reads its first rows alone costs no more
 CURSORS_MAX = 1_000  # open scans of one node
 CURSOR_IDLE_MS_MAX = 300_000  # an untouched cursor ends
 

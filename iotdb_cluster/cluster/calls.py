@@ -7,7 +7,7 @@ gives bytes (`packing`, or an entry's own) so that both ways are the same.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias, TypeVar
 
 from iotdb_cluster.cluster.outbox import Channel
@@ -16,7 +16,7 @@ from iotdb_cluster.errors import CallerError, NotLeader, OutcomeUnknown, Status
 from iotdb_cluster.limits import FORWARD_HOPS_MAX
 from iotdb_cluster.world import World
 
-__all__ = ["Calls", "Deadline", "Handler", "Leaders", "Peers"]
+__all__ = ["Calls", "Deadline", "Handler", "Leaders", "Peers", "Responses"]
 
 T = TypeVar("T")
 Handler: TypeAlias = Callable[[memoryview, "Deadline"], Awaitable[bytes]]
@@ -29,6 +29,8 @@ _TRIED_AGAIN = (
     Status.PARTITION_NOT_READY,
     Status.CONSISTENCY_FAILURE,  # of a leader that is cut off: there may be another one by now
 )
+RESPONSE_WEIGHT = 0.2  # of the newest measurement in the mean
+RESPONSE_HALF_MS = 10_000  # after which a measurement counts half
 ATTEMPT_MS_MAX = 5_000  # of one try at a leader: a dead connection must not eat the whole deadline
 
 
@@ -85,8 +87,30 @@ class Calls:
         return await self._peers.call(node, channel, method, body, deadline.left_ms)
 
 
+class Responses:
+    """How soon nodes answer reads: a running mean, which is forgotten with time so that a slow node is tried again."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._known: dict[int, tuple[float, float]] = {}  # node -> (ms, when it was measured)
+
+    def expected_ms(self, node: int) -> float:
+        """0 of a node that was never asked."""
+        ms, at = self._known.get(node, (0.0, 0.0))
+        return float(ms * 0.5 ** ((self._world.clock.monotonic_ms() - at) / RESPONSE_HALF_MS))
+
+    def took(self, node: int, ms: float) -> None:
+        before = self.expected_ms(node)
+        mean = ms if node not in self._known else before + RESPONSE_WEIGHT * (ms - before)
+        self._known[node] = (mean, self._world.clock.monotonic_ms())
+
+    def ordered(self, nodes: Sequence[int]) -> list[int]:
+        """The soonest first, of equal ones the lower identifier."""
+        return sorted(nodes, key=lambda node: (self.expected_ms(node), node))
+
+
 class Leaders:
-    """Runs something at the leader of a group, wherever that is at the moment."""
+    """Runs something at the leader of a group, wherever that is at the moment, or at whoever answers soonest."""
 
     def __init__(self, world: World, known: Callable[[int], int], members: Callable[[int], list[int]]) -> None:
         """`known(group)`: the node that leads by what this node's own replica knows, or 0; `members(group)`: nodes."""
@@ -95,6 +119,7 @@ class Leaders:
         self._members = members
         self._hints: dict[int, int] = {}
         self._running: dict[int, dict[asyncio.Timeout, int]] = {}  # by group: attempts under way, and at which node
+        self.responses = Responses(world)
 
     def changed(self, group: int) -> None:
         """This node's replica knows another leader: who waits for a node that led before asks that one instead.
@@ -191,6 +216,29 @@ class Leaders:
             await asyncio.sleep(wait_ms / 1000)
             wait_ms = min(wait_ms * 2, RETRY_MS_MAX)
             node = self._next(group, node)
+
+    async def nearest(self, group: int, attempt: Callable[[int, Deadline], Awaitable[T]], deadline: Deadline) -> T:
+        """`attempt(node, deadline)`, a read, at the member that answers soonest; the others follow where it fails."""
+        wait_ms = float(RETRY_MS_FIRST)
+        while True:
+            failure = CallerError(Status.PARTITION_NOT_READY, "the cluster is still being formed: try again")
+            for node in self.responses.ordered(self._members(group)):
+                began_ms = self._world.clock.monotonic_ms()
+                try:
+                    answer = await attempt(node, deadline.within(ATTEMPT_MS_MAX))
+                except CallerError as error:
+                    lost = isinstance(error, OutcomeUnknown | NotReady) or type(error) is CallerError
+                    if not lost or (type(error) is CallerError and error.code not in (*_TRIED_AGAIN, Status.TIME_OUT)):
+                        raise
+                    self.responses.took(node, ATTEMPT_MS_MAX)
+                    failure = error
+                else:
+                    self.responses.took(node, self._world.clock.monotonic_ms() - began_ms)
+                    return answer
+            if deadline.left_ms <= wait_ms:
+                raise failure
+            await asyncio.sleep(wait_ms / 1000)
+            wait_ms = min(wait_ms * 2, RETRY_MS_MAX)
 
     def _next(self, group: int, last: int) -> int:
         known = self._known(group)

@@ -204,12 +204,14 @@ class StatementReads:
         return await self._s.world.workers.run(decode, answer)
 
     async def _at_leader(self, owner: int, attempt: Callable[[int, Deadline, str], Awaitable[T]]) -> T:
-        """Ask the leader; at `mid`, where it cannot be reached in time, whichever member answers, as it is."""
+        """At the leader; at `weak` whichever member answers soonest, as it is; at `mid` so where no leader is there."""
 
         async def asked(node: int, within: Deadline) -> T:
             return await attempt(node, within, "strong" if self._consistency == "mid" else self._consistency)
 
-        if self._consistency != "mid":
+        if self._consistency == "weak":
+            return await self._s.leaders.nearest(owner, asked, self._deadline)
+        if self._consistency == "strong":
             return await self._s.leaders.run(owner, asked, self._deadline, repeatable=True)
         try:
             return await self._s.leaders.run(owner, asked, self._deadline.within(MID_TIMEOUT_MS), repeatable=True)
@@ -220,7 +222,7 @@ class StatementReads:
         async def as_it_is(node: int, within: Deadline) -> T:
             return await attempt(node, within, "weak")
 
-        return await self._s.leaders.run(owner, as_it_is, self._deadline, repeatable=True)
+        return await self._s.leaders.nearest(owner, as_it_is, self._deadline)
 
     async def _match_series(self, request: MatchSeries) -> list[list[SeriesInfo]]:
         texts = list(request.patterns)

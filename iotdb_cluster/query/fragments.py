@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from iotdb_cluster.columns import Column, DataType, Int64Array, RowBatch
-from iotdb_cluster.limits import INT64_MAX, INT64_MIN
+from iotdb_cluster.columns import Column, DataType, Int64Array, RowBatch, TextColumn
+from iotdb_cluster.limits import INT64_MAX, INT64_MIN, SCAN_BATCH_BYTES
 from iotdb_cluster.query import partials
 from iotdb_cluster.query.joining import Source, next_rows, select_rows
 from iotdb_cluster.query.partials import Partials
@@ -79,10 +80,24 @@ def _scan_unit(
         if rows is None:
             return
         rows = RowBatch(rows.times, [_rounded(one, column) for one, column in zip(series, rows.columns, strict=True)])
-        if len(rows) <= batch_rows:
-            yield rows
-        else:
-            yield from (select_rows(rows, slice(at, at + batch_rows)) for at in range(0, len(rows), batch_rows))
+        yield from _cut(rows, batch_rows)
+
+
+def _cut(rows: RowBatch, batch_rows: int) -> Iterator[RowBatch]:
+    """In pieces of at most so many rows, and of about `SCAN_BATCH_BYTES` where there are more than one."""
+    if rows.nbytes > SCAN_BATCH_BYTES:
+        sizes = np.full(len(rows), 8 * (1 + len(rows.columns)), np.int64)
+        for column in rows.columns:
+            if isinstance(column.values, TextColumn):
+                sizes += column.values.lengths
+        batches = np.cumsum(sizes) // SCAN_BATCH_BYTES
+        cuts = [0, *(np.flatnonzero(np.diff(batches)) + 1).tolist(), len(rows)]
+    else:
+        cuts = [0, len(rows)]
+    for low, high in pairwise(cuts):
+        for at in range(low, high, batch_rows):
+            stop = min(high, at + batch_rows)
+            yield rows if stop - at == len(rows) else select_rows(rows, slice(at, stop))
 
 
 # --- aggregations -----------------------------------------------------------------------------------------------------

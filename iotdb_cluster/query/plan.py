@@ -8,7 +8,7 @@ from datetime import UTC, tzinfo
 from typing import Any, TypeVar
 
 from iotdb_cluster.columns import Column, DataType, RowBatch, concat_columns
-from iotdb_cluster.limits import QUERY_SERIES_MAX, SCAN_BATCH_ROWS
+from iotdb_cluster.limits import QUERY_SERIES_MAX, RESPONSE_BYTES_MAX, SCAN_BATCH_ROWS
 from iotdb_cluster.query.operators import Memory, Operator, select_rows
 from iotdb_cluster.query.requests import Request, Steps
 
@@ -87,10 +87,13 @@ class Plan:
         self._ended = False
 
     def fetch(self, rows: int) -> Steps[RowBatch]:
-        """The next `rows` rows (at least one), or fewer at the end of the result; no rows at all behind its end."""
+        """The next `rows` rows (at least one), or fewer; no rows at all behind the end of the result.
+
+        Fewer than asked for come at the end, and where they fill a response.
+        """
         parts: list[RowBatch] = []
-        have = 0
-        while have < rows:
+        have = held = 0
+        while have < rows and held < RESPONSE_BYTES_MAX:
             batch, self._rest = self._rest, None
             if batch is None:
                 batch = None if self._ended else (yield from self._source.pull())
@@ -104,6 +107,7 @@ class Plan:
                 )
             parts.append(batch)
             have += len(batch)
+            held += batch.nbytes
         if self._ended:
             yield from self._source.close()
         return _joined(parts, self.header.physical_types)
