@@ -30,8 +30,9 @@ def test_texts_are_taken_as_a_list_is(texts: list[bytes], draw: Any) -> None:
         assert column.equal_to(text).tolist() == [one == text for one in texts]
 
 
+@settings(deadline=None, max_examples=40)
 @given(
-    some.lists(some.sampled_from([0, 1, 500_000, 3_000_000, 9_000_000]), min_size=1, max_size=12), some.integers(1, 5)
+    some.lists(some.sampled_from([0, 1, 500_000, 3_000_000, 5_000_000]), min_size=1, max_size=12), some.integers(1, 5)
 )
 def test_batches_hold_bounded_bytes_and_all_rows(sizes: list[int], batch_rows: int) -> None:
     texts = [bytes([65 + at]) * size for at, size in enumerate(sizes)]
