@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from iotdb_cluster.errors import InvariantViolation
 from iotdb_cluster.raft import (
     NO_LIMIT,
+    ConfChange,
+    ConfChangeSingle,
+    ConfChangeType,
     Config,
     ConfState,
     Entries,
@@ -197,6 +200,24 @@ def test_roles_change_as_they_may() -> None:
     for wrong in (node._raft.become_candidate, node._raft.become_pre_candidate):
         with pytest.raises(InvariantViolation, match="a leader of term 1 becomes"):
             wrong()
+
+
+def test_a_committed_change_fits_the_configuration() -> None:
+    _, node = replica()
+    nobody = tuple(ConfChangeSingle(ConfChangeType.REMOVE_NODE, number) for number in (1, 2, 3))
+    with pytest.raises(InvariantViolation, match="the change removes all voters"):
+        node.apply_conf_change(ConfChange(nobody))
+    with pytest.raises(InvariantViolation, match="a configuration that is not joint cannot be left"):
+        node.apply_conf_change(ConfChange())
+
+
+def test_what_is_read_of_the_log_is_there() -> None:
+    stable, log = log_of(1, 1)
+    with pytest.raises(InvariantViolation, match=r"log slice \[1, 5\) behind 2"):
+        log.slice(1, 5, NO_LIMIT)
+    stable.entries = lambda low, *_: run_of(low + 1, 1)  # type: ignore[method-assign]
+    with pytest.raises(InvariantViolation, match="the stable log gave"):
+        log.slice(1, 2, NO_LIMIT)
 
 
 # --- starting ---------------------------------------------------------------------------------------------------------
