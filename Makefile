@@ -10,6 +10,8 @@ CALLS ?= 2000
 STEP ?= 1
 FLIPS ?= 2000
 MB ?= 2048
+JOBS ?= 1
+START ?= 1
 export PYTHONPATH := $(CURDIR)
 
 .PHONY: help env test test-clients check ci format docs sim raft-oracle failover mutants catch-up bench-restart storage-model powercut bitflips
@@ -42,8 +44,8 @@ format: env      ## format the code
 raft-oracle: env ## N random directives through our Raft core and etcd's, identical text (needs Go); JOBS=n processes
 	$(PY) tests/raft/oracle.py --n $(N) --seed $(SEED) $(if $(JOBS),--jobs $(JOBS))
 
-sim: env         ## whole nodes, clients and faults in the simulated world: SEED=n for one seed, SEEDS=m for several
-	$(PY) -m iotdb_cluster.simulation $(if $(SEEDS),--seeds $(SEEDS),--seed $(SEED))
+sim: env         ## whole nodes, clients and faults in the simulated world: SEED=n for one seed; SEEDS=m START=n JOBS=2
+	$(PY) -m iotdb_cluster.simulation --jobs $(JOBS) $(if $(SEEDS),--seeds $(SEEDS) --seed $(START),--seed $(SEED))
 
 failover: env    ## how long writes wait when a node is killed or stands still: TRIALS=100 kills, PAUSE=60 seconds away
 	$(PY) tests/cluster/failover.py --trials $(TRIALS) --pause-s $(PAUSE) --seed $(SEED)

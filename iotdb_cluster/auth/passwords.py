@@ -12,7 +12,7 @@ __all__ = ["check_password", "hash_password", "verify_password"]
 PASSWORD_CHARS_MIN = 4
 PASSWORD_CHARS_MAX = 1_024
 SALT_BYTES = 16
-_COST = 1 << 13  # scrypt's N with r = 8: 8 MiB and some 20 ms a login
+COST = 1 << 13  # scrypt's N with r = 8: 8 MiB and some 20 ms a login
 _BLOCK = 8
 _HASH_BYTES = 32
 
@@ -29,8 +29,8 @@ def check_password(password: str) -> None:
 
 def hash_password(password: str, salt: bytes) -> str:
     """What is stored and travels: "scrypt$cost$block$salt$hash". `salt`: SALT_BYTES random bytes of this password."""
-    digest = _digest(password, salt, _COST, _BLOCK)
-    return f"scrypt${_COST}${_BLOCK}${salt.hex()}${digest.hex()}"
+    digest = _digest(password, salt, COST, _BLOCK)
+    return f"scrypt${COST}${_BLOCK}${salt.hex()}${digest.hex()}"
 
 
 def verify_password(password: str, hashed: str) -> bool:

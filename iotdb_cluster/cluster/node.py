@@ -27,6 +27,7 @@ from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.duties import Duties
 from iotdb_cluster.cluster.everywhere import CLEAR_CACHE_CALL, Everywhere
 from iotdb_cluster.cluster.expiry import Expiry
+from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.cluster.housekeeping import FLUSH_CALL, Housekeeping
 from iotdb_cluster.cluster.leadership import Leadership
 from iotdb_cluster.cluster.log import (
@@ -139,6 +140,10 @@ class Node:
             return []
         return [(group.id, group.raw.term) for group in self._driver.groups.values() if group.leads]
 
+    def replicas(self) -> list[Group]:
+        """Every replica that runs here."""
+        return list(self._driver.groups.values()) if self._built else []
+
     # --- life ---------------------------------------------------------------------------------------------------------
 
     def request_stop(self) -> None:
@@ -176,7 +181,7 @@ class Node:
         self._calls = Calls(0, self._peers)
         self._calls.handlers["tale"] = self._tell_tale
         self._register_later()
-        self._ports = PeerPorts(world, self._calls.handlers, self._on_raft, self._admit, self._fault)
+        self._ports = PeerPorts(world, self._calls.handlers, self.receive_raft, self._admit, self._fault)
         self._endings.push_async_callback(self._ports.close)
         await self._ports.start(settings.listen_host or settings.address.host, settings.address)
         if not identity.identifier:
@@ -449,7 +454,8 @@ class Node:
                 f"cluster_name is {self._settings.cluster_name!r} here and {identity.cluster!r} there",
             )
 
-    def _on_raft(self, identity: PeerIdentity, batch: memoryview) -> None:
+    def receive_raft(self, identity: PeerIdentity, batch: memoryview) -> None:
+        """A peer's batch of Raft messages, as it comes from a connection."""
         if self._built:
             self._replicas.receive(identity, batch)
 

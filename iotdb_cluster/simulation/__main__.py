@@ -1,6 +1,7 @@
 """`python -m iotdb_cluster.simulation --seed N | --seeds M`: whole nodes in the simulated world.
 
-One seed runs twice and must give the same digest of events. The last line is a JSON object.
+One seed runs twice and must give the same digest of events. Several run once each, on `--jobs` processes. The last line
+is a JSON object.
 """
 
 from __future__ import annotations
@@ -10,66 +11,72 @@ import logging
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from iotdb_cluster.simulation.swarm import SwarmFailure, run_seed
+from iotdb_cluster.simulation.runs import Run, runs
 
-TIME_LIMIT_S = 1_800
+MINUTES_MAX = 30.0
+JOBS_MAX = 64
+
+
+def _seeds(seed: int, seeds: int | None, deadline: float) -> Iterator[int]:
+    for number in [seed, seed] if seeds is None else range(seed, seed + seeds):
+        if time.monotonic() > deadline:
+            return
+        yield number
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
+    ).stdout.strip()
 
 
 @click.command()
 @click.option("--seed", type=int, default=1, show_default=True)
-@click.option("--seeds", type=int, help="Run so many seeds, from --seed on, once each.")
-@click.option("--minutes", type=float, default=TIME_LIMIT_S / 60, show_default=True, help="Begin no seed after that.")
+@click.option("--seeds", type=click.IntRange(1), help="Run so many seeds, from --seed on, once each.")
+@click.option("--jobs", type=click.IntRange(1, JOBS_MAX), default=1, show_default=True, help="Processes.")
+@click.option("--minutes", type=float, default=MINUTES_MAX, show_default=True, help="Begin no seed after that.")
 @click.option("--keep-going", is_flag=True, help="Go on after a seed that fails.")
-@click.option("--log", "level", default="CRITICAL", help="Level of the nodes' own log lines.")
-def main(seed: int, seeds: int | None, minutes: float, keep_going: bool, level: str) -> None:
+@click.option("--log", "level", default="", help="Level of the nodes' own log lines; without it there are none.")
+def main(seed: int, seeds: int | None, jobs: int, minutes: float, keep_going: bool, level: str) -> None:
     """Run seeds; exit 1 where one fails, with its last events and the command that repeats it."""
-    logging.basicConfig(level=level.upper(), format="%(levelname)s %(name)s: %(message)s")
-    print(f"whole nodes in the simulated world; at most {minutes:g} minutes", flush=True)
+    if level:
+        logging.basicConfig(level=level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    else:
+        logging.disable(logging.CRITICAL)
+    which = f"seed {seed}, twice" if seeds is None else f"{seeds} seeds from {seed} on"
+    print(f"whole nodes in the simulated world: {which}; begins none after {minutes:g} minutes", flush=True)
     began = time.monotonic()
-    digests: list[str] = []
-    failures: list[str] = []
-    ran = 0
-    for number in [seed, seed] if seeds is None else range(seed, seed + seeds):
-        if time.monotonic() - began > minutes * 60:
+    ran: list[Run] = []
+    for run in runs(_seeds(seed, seeds, began + minutes * 60), jobs):
+        ran.append(run)
+        print(run.line, flush=True)
+        if run.result is None and not keep_going:
             break
-        ran += 1
-        try:
-            result = run_seed(number)
-        except SwarmFailure as error:
-            failures.append(str(error).partition("\n")[0])
-            print(error, flush=True)
-            if keep_going:
-                continue
-            break
-        digests.append(result.digest)
-        print(
-            f"seed {number}: {result.acknowledged} acknowledged, {result.unknown} unknown, {result.refused} refused, "
-            f"{result.crashes} crashes, {result.events} events in {result.virtual_ms / 1000:.1f} virtual s, "
-            f"digest {result.digest}",
-            flush=True,
-        )
+    failures = [run.failure.partition("\n")[0] for run in ran if run.result is None]
+    digests = [run.result.digest for run in ran if run.result is not None]
     if seeds is None and len(set(digests)) > 1:
         failures.append("two runs of one seed gave different digests")
-    root = Path(__file__).parents[2]
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=False
-    )
+    costs = [run.cpu_s for run in ran] or [0.0]
     summary = {
         "target": "sim",
-        "ok": not failures,
+        "ok": bool(ran) and not failures,
         "seed": seed,
-        "runs": ran,
+        "runs": len(ran),
         "digest": digests[-1] if digests else "",
         "failures": failures,
-        "commit": commit.stdout.strip(),
+        "cpu_s_mean": round(sum(costs) / len(costs), 2),
+        "cpu_s_max": round(max(costs), 2),
+        "commit": _commit(),
         "seconds": round(time.monotonic() - began, 1),
     }
     print(json.dumps(summary))
-    sys.exit(1 if failures else 0)
+    sys.exit(1 if failures or not ran else 0)
 
 
 if __name__ == "__main__":

@@ -90,6 +90,7 @@ class SimulatedDisk:
         self.capacity = capacity
         self.calls = 0  # calls that change something
         self.reads = 0
+        self.open_files = 0
         self.cut_at: int | None = None  # power is cut at this call, counted as `calls`
         self.cut_power = True  # False: only the process dies then, what was written stays readable
         self.generation = 0  # counts power cuts and process crashes
@@ -267,6 +268,24 @@ class SimulatedDisk:
         if isinstance(inode, Inode):
             inode.flip(offset, bit)
 
+    def files(self, path: str) -> Iterator[tuple[str, int]]:
+        """(path, size) of all files below a directory; for looks from outside, which nothing can make fail."""
+        node = self._find(_normal(path))
+        if isinstance(node, _Directory):
+            for name in sorted(node.live):
+                below = posixpath.join(_normal(path), name)
+                one = node.live[name]
+                if isinstance(one, _Directory):
+                    yield from self.files(below)
+                else:
+                    yield below, one.size
+
+    def peek(self, path: str, offset: int, length: int) -> bytes:
+        """What stands there; for looks from outside."""
+        inode = self._find(_normal(path))
+        check(isinstance(inode, Inode), "%s is no file", path)
+        return inode.read(offset, length) if isinstance(inode, Inode) else b""
+
     # --- inside: names ------------------------------------------------------------------------------------------------
     def _find(self, path: str) -> Inode | _Directory | None:
         node: Inode | _Directory | None = self._root
@@ -392,6 +411,7 @@ class SimulatedDisk:
     # --- inside: calls ------------------------------------------------------------------------------------------------
     def _forget_handles(self) -> None:
         self.generation += 1
+        self.open_files = 0
         self._locks.clear()
 
     def release_lock(self, file: _SimulatedFile) -> None:
@@ -474,6 +494,7 @@ class _SimulatedFile:
         self._generation = disk.generation
         self._closed = False
         self.path = path
+        disk.open_files += 1
 
     def _alive(self) -> None:
         if self._generation != self._disk.generation or not self._disk.powered:
@@ -505,6 +526,7 @@ class _SimulatedFile:
         if not self._closed:
             self._closed = True
             if self._generation == self._disk.generation:
+                self._disk.open_files -= 1
                 self._disk.release_lock(self)
 
 

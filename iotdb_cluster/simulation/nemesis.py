@@ -1,4 +1,4 @@
-"""What goes wrong: kinds, rates and durations drawn from the seed, each kind present in some runs only.
+"""What goes wrong: the kinds of a plan, at its rates, each undone after some time.
 
 Faults overlap: each is undone by itself some time later. A node that went down, by whatever cause, is started again
 after a while, its disk mended.
@@ -9,57 +9,22 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from iotdb_cluster.cluster.node import Node
 from iotdb_cluster.errors import CorruptData, SystemFault
-from iotdb_cluster.simulation.disk import Operation
+from iotdb_cluster.simulation.damage import flip_a_bit
 from iotdb_cluster.simulation.network import NetworkFaults
+from iotdb_cluster.simulation.plan import FAILING, STALE, Plan
 from iotdb_cluster.simulation.world import Simulation
 
-__all__ = ["LEFT_OUT", "Nemesis", "Plan"]
+__all__ = ["Nemesis"]
 
-KINDS: Final = (
-    "crash", "leader crash", "crash at a disk call", "all crash", "pause", "leader pause", "one way", "partition",
-    "leader partition", "leader one way", "drop", "slow network", "clock", "disk error", "full disk",
-)  # fmt: skip
-LEFT_OUT: Final = ("down", "cut off", "deaf", "mute", "paused")
-FAILING: Final[tuple[Operation, ...]] = (
-    "write", "sync", "open", "rename", "sync_directory", "truncate", "remove", "read",
-)  # fmt: skip
 ROUND_MS: Final = 50.0
-
-
-@dataclass(slots=True)
-class Plan:
-    """The swarm's parameters of one run; durations in virtual milliseconds, drawn evenly from (low, high)."""
-
-    kinds: tuple[str, ...]
-    between_ms: tuple[float, float]
-    lasting_ms: tuple[float, float]
-    down_ms: tuple[float, float]
-    network: NetworkFaults
-    faults_ms: float
-
-    @classmethod
-    def draw(cls, rng: random.Random) -> Plan:
-        kinds = tuple(kind for kind in KINDS if rng.random() < 0.5) or ("crash",)
-        network = NetworkFaults(
-            delay_ms=(0.1, rng.choice((1.0, 2.0, 2.0, 20.0))),
-            stall_rate=rng.choice((0.0, 0.002, 0.02)),
-            break_rate=rng.choice((0.0, 0.0005, 0.005)),
-            split_rate=rng.choice((0.0, 0.1, 0.5)),
-            stalled_break_ms=rng.choice((3_000.0, 30_000.0)),
-        )
-        return cls(
-            kinds,
-            (100.0, rng.choice((600.0, 1_500.0, 4_000.0))),
-            (50.0, rng.choice((500.0, 2_000.0, 8_000.0))),
-            (20.0, rng.choice((200.0, 2_000.0, 6_000.0))),
-            network,
-            rng.choice((8_000.0, 12_000.0, 20_000.0)),
-        )
+STUTTER_MS: Final = ((100.0, 700.0), (5.0, 60.0))  # a stuttering process stands, and runs, for so long
+STALE_MS: Final = (1_200.0, 2_600.0)  # how long a leader is kept from hearing of another
+SLOW_DISK_MS: Final = (20.0, 300.0)
 
 
 class Nemesis:
@@ -70,18 +35,24 @@ class Nemesis:
         simulation: Simulation,
         rng: random.Random,
         names: Sequence[str],
-        led: Callable[[str], float],
+        running: Mapping[str, Node],
         plan: Plan,
+        chase: Callable[[str, float], None],
+        ports: Mapping[str, Sequence[int]],
     ) -> None:
-        """`led(name)`: how many groups a node leads."""
+        """`chase(node, ms)` sets clients on a node and others on the rest; `ports`: those between nodes, by traffic."""
         self._simulation = simulation
         self._random = rng
         self._names = list(names)
-        self._led = led
+        self._running = running
         self._plan = plan
+        self._chase = chase
+        self._ports = ports
         self._due: dict[str, float] = {}  # when a node that is down starts again
         self._undoing: list[tuple[float, Callable[[], None]]] = []
-        self._mended: set[str] = set()  # nodes whose disks have failed at some time
+        self._failed: set[str] = set()  # nodes whose disks have failed at some time
+        self.damaged = ""  # the node whose files have a flipped bit: it may refuse to serve
+        self._left_out = ""
         self.crashes = 0
         self.said: list[str] = []
         simulation.expected = self._expected
@@ -89,7 +60,9 @@ class Nemesis:
     def _expected(self, name: str, error: BaseException) -> bool:
         """A node stops when its disk fails; it may not take that for damaged data."""
         self._say(name, "stops:", repr(error))
-        return name in self._mended and isinstance(error, OSError | SystemFault) and not isinstance(error, CorruptData)
+        if isinstance(error, CorruptData):
+            return name == self.damaged
+        return name in self._failed and isinstance(error, OSError | SystemFault)
 
     def _say(self, *words: object) -> None:
         self.said.append(f"{self._simulation.now_ms / 1000:.3f} {' '.join(map(str, words))}")
@@ -140,14 +113,19 @@ class Nemesis:
 
     # --- faults -------------------------------------------------------------------------------------------------------
 
+    def _leads(self, name: str) -> bool:
+        node = self._running.get(name)
+        return node is not None and bool(node.leading())
+
     def _harm(self, kind: str) -> None:
         rng, simulation = self._random, self._simulation
         running = [name for name in self._names if simulation.is_running(name)]
         if not running:
             return
         victim = rng.choice(running)
-        if kind.startswith("leader"):
-            victim = rng.choice([name for name in running if self._led(name)] or running)
+        leads = "leader" in kind or kind == "transfer"
+        if leads:
+            victim = rng.choice([name for name in running if self._leads(name)] or running)
         others = [name for name in self._names if name != victim]
         if kind in ("crash", "leader crash"):
             self._crash(victim)
@@ -158,37 +136,123 @@ class Nemesis:
             self._say(victim, "pauses")
             simulation.pause(victim)
             self._lasting(lambda: simulation.resume(victim))
-        elif kind in ("one way", "leader one way") and others:
-            source, target = rng.choice(((victim, rng.choice(others)), (rng.choice(others), victim)))
-            self._say("block", source, target)
-            simulation.network.block(source, target)
-            self._lasting(lambda: simulation.network.unblock(source, target))
-        elif kind in ("partition", "leader partition") and others:
-            self._say("partition", victim)
-            simulation.network.partition([victim], others)
-            self._lasting(lambda: self._join(victim, others))
-        elif kind == "drop":
-            self._say("drop connections of", victim)
-            simulation.network.drop_connections(victim)
-        elif kind == "slow network":
-            self._slow()
+        elif kind == "stutter":
+            self._say(victim, "stutters")
+            self._stutter(victim, simulation.now_ms + rng.uniform(*self._plan.lasting_ms))
+        elif kind == "stale leader":
+            self._leave_stale(victim, others)
+        elif kind == "transfer":
+            self._transfer(victim)
         elif kind == "clock":
             jump = rng.choice((1.0, -1.0)) * rng.choice((100.0, 5_000.0, 3_600_000.0)) * rng.random()
             self._say(victim, f"clock jumps by {jump:.0f} ms")
             simulation.nodes[victim].clock.jump(jump)
-        else:
+        elif "disk" in kind:
             self._harm_disk(victim, kind)
+        elif kind == "flip":
+            self._flip(victim)
+        else:
+            self._harm_network(victim, others, kind.removeprefix("leader "))
+
+    def _harm_network(self, victim: str, others: Sequence[str], kind: str) -> None:
+        rng, network = self._random, self._simulation.network
+        other = rng.choice(others)
+        if kind == "one way":
+            self._cut([rng.choice(((victim, other), (other, victim)))])
+        elif kind == "partition":
+            self._cut([pair for one in others for pair in ((victim, one), (one, victim))])
+        elif kind == "bridge":  # the third still reaches both
+            self._cut([(victim, other), (other, victim)])
+        elif kind == "some ports":
+            ports = self._ports[rng.choice(sorted(self._ports))]
+            pairs = [pair for one in others for pair in ((victim, one), (one, victim))]
+            self._cut(rng.choice((pairs, pairs[:2], pairs[:1])), ports)
+        elif kind == "drop":
+            self._say("drop connections of", victim)
+            network.drop_connections(victim)
+        elif kind == "slow link":
+            low = rng.choice((5.0, 50.0, 400.0))
+            self._say("slow link", victim, other, low)
+            network.slow_link(victim, other, (low, 2 * low))
+            self._lasting(lambda: network.slow_link(victim, other, None))
+        else:
+            self._slow()
+
+    def _cut(self, pairs: Sequence[tuple[str, str]], ports: Sequence[int] = ()) -> None:
+        undo = self._blocked(pairs, ports)
+        self._lasting(undo)
+
+    def _blocked(self, pairs: Sequence[tuple[str, str]], ports: Sequence[int] = ()) -> Callable[[], None]:
+        """Block these ways now; what takes that back."""
+        network = self._simulation.network
+        self._say("block", " ".join(f"{source}>{target}" for source, target in pairs), *ports)
+        for source, target in pairs:
+            network.block(source, target, ports)
+
+        def undo() -> None:
+            for source, target in pairs:
+                network.unblock(source, target, ports)
+
+        return undo
+
+    def _stutter(self, name: str, until: float) -> None:
+        """A process that gets a processor now and then."""
+        rng, simulation = self._random, self._simulation
+        stands, runs = STUTTER_MS
+
+        def go_on() -> None:
+            simulation.resume(name)
+            if simulation.now_ms < until:
+                self._undoing.append((simulation.now_ms + rng.uniform(*runs), stand))
+
+        def stand() -> None:
+            if simulation.is_running(name):
+                simulation.pause(name)
+                self._undoing.append((simulation.now_ms + rng.uniform(*stands), go_on))
+
+        stand()
+
+    def _leave_stale(self, victim: str, others: Sequence[str]) -> None:
+        """A leader cannot hear of its successor, while clients ask both sides."""
+        rng, simulation = self._random, self._simulation
+        manner, lasting = rng.choice(STALE), rng.uniform(*STALE_MS)
+        self._say(victim, "leads on, stale:", manner)
+        self._chase(victim, lasting + 800.0)
+        end = simulation.now_ms + lasting
+        if manner == "stutter":
+            self._stutter(victim, end)
+        ways = [(one, victim) for one in others]
+        if manner != "deaf":
+            ways += [(victim, one) for one in others]
+        ports = self._ports["data"] if manner == "data ports" else ()
+        self._undoing.append((end, self._blocked(ways, ports)))
+        if manner == "paused":
+            simulation.pause(victim)
+            self._undoing.append((end - rng.uniform(200.0, 900.0), lambda: simulation.resume(victim)))
+
+    def _transfer(self, victim: str) -> None:
+        node = self._running.get(victim)
+        led = [group for group in node.replicas() if group.leads] if node is not None else []
+        if not led:
+            return
+        group = self._random.choice(led)
+        target = self._random.choice(sorted(member for member in group.nodes if member != group.replica))
+        self._say(victim, "hands over group", group.id, "to replica", target)
+        self._simulation.run_as(victim, group.raw.transfer_leader, target)
+
+    def _flip(self, victim: str) -> None:
+        """At most one node's: what one copy lost, the others have."""
+        if self.damaged in ("", victim):
+            place = flip_a_bit(self._simulation.nodes[victim].disk, self._random)
+            if place:
+                self.damaged = victim
+                self._say(victim, "has a flipped bit in", place)
 
     def _crash(self, name: str) -> None:
         power = bool(self._random.randrange(3))
         self._say(name, "loses power" if power else "is killed")
         self._simulation.crash(name, power_cut=power)
         self.crashes += 1
-
-    def _join(self, victim: str, others: Sequence[str]) -> None:
-        for other in others:
-            self._simulation.network.unblock(victim, other)
-            self._simulation.network.unblock(other, victim)
 
     def _slow(self) -> None:
         network, usual = self._simulation.network, self._plan.network
@@ -209,7 +273,12 @@ class Nemesis:
             self._say(victim, "crashes at disk call", disk.cut_at)
             self.crashes += 1
             return
-        self._mended.add(victim)
+        if kind == "slow disk":
+            self._say(victim, "has a slow disk")
+            self._simulation.set_pace(victim, (rng.uniform(0.0, SLOW_DISK_MS[0]), rng.uniform(*SLOW_DISK_MS)))
+            self._lasting(lambda: self._simulation.set_pace(victim, None))
+            return
+        self._failed.add(victim)
         if kind == "full disk":
             disk.capacity = disk.used_bytes + rng.choice((0, 4096, 65536))
             self._say(victim, "disk is full at", disk.capacity)
@@ -222,13 +291,23 @@ class Nemesis:
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
-    def mend(self, but: str | None = None) -> None:
+    async def supervise(self) -> None:
+        """After the faults: a node that stops because its disk had failed is started again, as a machine does that."""
+        while True:
+            await asyncio.sleep(ROUND_MS / 1000)
+            for name in self._names:
+                if name != self._left_out and not self._simulation.is_running(name):
+                    self._start(name)
+
+    def mend(self, but: str = "") -> None:
         """Everything is well again, and every node runs; but one that is left out."""
+        self._left_out = but
         self._undoing.clear()
         self._simulation.network.faults = NetworkFaults()
         self._simulation.network.heal()
         for name in self._names:
             self._mend_disk(name)
+            self._simulation.set_pace(name, None)
             if name == but:
                 continue
             self._simulation.resume(name)

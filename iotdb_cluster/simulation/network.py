@@ -68,7 +68,8 @@ class SimulatedNetwork:
         self.trace = trace
         self.faults = NetworkFaults()
         self._listeners: list[_Listener] = []
-        self._blocked: dict[tuple[str, str], None] = {}
+        self._blocked: dict[tuple[str, str], dict[frozenset[int], int]] = {}  # which ports, how often; empty: all
+        self._slow: dict[tuple[str, str], tuple[float, float]] = {}
         self._transports: dict[SimulatedTransport, None] = {}  # open ends, in the order of their making
         self._ports = count(50_000)
         self._connections = 0
@@ -77,14 +78,24 @@ class SimulatedNetwork:
         return NodeNetwork(self, node)
 
     # --- faults -------------------------------------------------------------------------------------------------------
-    def block(self, source: str, target: str) -> None:
-        """Nothing gets from `source` to `target` any more; the other way stays open."""
-        self.trace("network", "block", source, target)
-        self._blocked[source, target] = None
+    def block(self, source: str, target: str, ports: Iterable[int] = ()) -> None:
+        """Nothing gets from `source` to `target` any more; the other way stays open.
 
-    def unblock(self, source: str, target: str) -> None:
-        self.trace("network", "unblock", source, target)
-        self._blocked.pop((source, target), None)
+        With `ports` that holds for connections to these ports only, whichever end made them. Blocks are counted.
+        """
+        self.trace("network", "block", source, target, *ports)
+        which = frozenset(ports)
+        blocks = self._blocked.setdefault((source, target), {})
+        blocks[which] = blocks.get(which, 0) + 1
+
+    def unblock(self, source: str, target: str, ports: Iterable[int] = ()) -> None:
+        """Take one such block back; nothing happens where there is none."""
+        self.trace("network", "unblock", source, target, *ports)
+        which = frozenset(ports)
+        blocks = self._blocked.get((source, target), {})
+        left = blocks.pop(which, 0) - 1
+        if left > 0:
+            blocks[which] = left
         self._wake()
 
     def partition(self, *groups: Iterable[str]) -> None:
@@ -98,13 +109,23 @@ class SimulatedNetwork:
                             self.block(source, target)
 
     def heal(self) -> None:
-        """Block nothing any more."""
+        """Block nothing any more, and slow nothing down."""
         self.trace("network", "heal")
         self._blocked.clear()
+        self._slow.clear()
         self._wake()
 
-    def is_blocked(self, source: str, target: str) -> bool:
-        return (source, target) in self._blocked
+    def is_blocked(self, source: str, target: str, port: int) -> bool:
+        blocks = self._blocked.get((source, target))
+        return blocks is not None and any(not ports or port in ports for ports in blocks)
+
+    def slow_link(self, source: str, target: str, delay_ms: tuple[float, float] | None) -> None:
+        """What goes from `source` to `target` takes so much longer; None: no longer."""
+        self.trace("network", "slow link", source, target, delay_ms)
+        if delay_ms is None:
+            self._slow.pop((source, target), None)
+        else:
+            self._slow[source, target] = delay_ms
 
     def drop_connections(self, node: str) -> None:
         """Break every connection of a node; both ends learn of it."""
@@ -138,6 +159,10 @@ class SimulatedNetwork:
     def forget(self, transport: SimulatedTransport) -> None:
         self._transports.pop(transport, None)
 
+    def ends_of(self, node: str) -> int:
+        """Ends of connections that a node has open."""
+        return sum(transport.node == node for transport in self._transports)
+
     @property
     def open_ends(self) -> int:
         """Ends of connections that are not closed."""
@@ -154,9 +179,12 @@ class SimulatedNetwork:
         self.trace("network", "listen", node, host, port)
         return listener
 
-    def delay_s(self) -> float:
+    def delay_s(self, source: str = "", target: str = "") -> float:
         low, high = self.faults.delay_ms
-        return self.random.uniform(low, high) / 1000
+        delay = low + (high - low) * self.random.random()
+        if self._slow and (more := self._slow.get((source, target))) is not None:
+            delay += self.random.uniform(*more)
+        return delay / 1000
 
     async def connect(
         self, node: str, host: str, port: int, factory: Callable[[], asyncio.BaseProtocol], timeout_ms: float
@@ -165,7 +193,9 @@ class SimulatedNetwork:
         await asyncio.sleep(self.delay_s())
         while True:
             listener = self._listener(node, host, port)
-            if listener is None or not (self.is_blocked(node, listener.node) or self.is_blocked(listener.node, node)):
+            if listener is None or not (
+                self.is_blocked(node, listener.node, port) or self.is_blocked(listener.node, node, port)
+            ):
                 break
             left = deadline - self.loop.time()
             if left <= 0:
@@ -196,6 +226,7 @@ class SimulatedNetwork:
         mine = SimulatedTransport(self, node, listener.node, copy_context(), forth, back, here, there)
         theirs = SimulatedTransport(self, listener.node, node, listener.context.copy(), back, forth, there, here)
         mine.number = theirs.number = self._connections
+        mine.port = theirs.port = port
         mine.peer, theirs.peer = theirs, mine
         self._transports[mine] = None
         self._transports[theirs] = None

@@ -54,6 +54,7 @@ class SimulatedTransport(asyncio.Transport):
         self.context = context
         self.peer: SimulatedTransport | None = None
         self.number = 0
+        self.port = 0  # of the end that listened
         self.broken = False
         self._out = outgoing
         self._in = incoming
@@ -124,7 +125,7 @@ class SimulatedTransport(asyncio.Transport):
             return
         faults = self._network.faults
         rng = self._network.random
-        arrival = self._loop.time() + self._network.delay_s()
+        arrival = self._loop.time() + self._network.delay_s(self.node, self.peer_node)
         if faults.stall_rate and rng.random() < faults.stall_rate:
             arrival += rng.uniform(*faults.stall_ms) / 1000
         if faults.break_rate and rng.random() < faults.break_rate:
@@ -207,7 +208,7 @@ class SimulatedTransport(asyncio.Transport):
         incoming = self._in
         if self._lost or not self._reading or not incoming.pieces:
             return
-        if self._network.is_blocked(self.peer_node, self.node):
+        if self._network.is_blocked(self.peer_node, self.node, self.port):
             self._stall()
             return
         incoming.stalled_since = None

@@ -16,6 +16,8 @@ __all__ = ["Clients", "Register", "Workload", "registers"]
 
 UNKNOWN = frozenset({Status.TIME_OUT, Status.INTERNAL_SERVER_ERROR})
 MEASUREMENT = "s1"
+REST_S = 0.5  # a client that rests looks so often whether it is over
+CHASING = (2, 2)  # readers and writers of a chase
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Workload:
 
     weights: dict[str, float]
     pause_ms: tuple[float, float] = (0.0, 80.0)
+    burst: int = 8  # operations that a client does one right after the other, before a long pause
     stay: float = 0.7  # the chance that a client asks the node again that it asked before
 
     @classmethod
@@ -60,7 +63,7 @@ class Workload:
         weights.update(
             {wish: weight * rng.choice((0.3, 1.0, 3.0)) for wish, weight in rare.items() if rng.random() < 0.7}
         )
-        return cls(weights, (0.0, rng.choice((10.0, 30.0, 100.0))), rng.choice((0.0, 0.7, 0.95)))
+        return cls(weights, (0.0, rng.choice((2.0, 10.0, 50.0))), rng.choice((1, 8, 30)), rng.choice((0.0, 0.7, 0.95)))
 
 
 @dataclass
@@ -72,6 +75,7 @@ class Clients:
     histories: dict[str, History] = field(default_factory=dict)
     moments: count[int] = field(default_factory=lambda: count(1))
     values: count[int] = field(default_factory=lambda: count(1))
+    chases: count[int] = field(default_factory=lambda: count(1))
     acknowledged: int = 0
     unknown: int = 0
     refused: int = 0
@@ -82,12 +86,20 @@ class Clients:
         for register in self.registers:
             self.histories[register.series] = History(len(register.times), register.narrow)
 
-    async def run(self, name: str, rng: random.Random, sessions: Sequence[SimulatedClient]) -> None:
-        """One client, until told to stop."""
+    async def run(self, name: str, rng: random.Random, sessions: Sequence[SimulatedClient], between_ms: float) -> None:
+        """One client, until told to stop: bursts of operations, one every `between_ms` taken together."""
         wishes, weights = list(self.workload.weights), list(self.workload.weights.values())
         session = rng.choice(sessions)
         low, high = self.workload.pause_ms
+        left = rng.randint(1, self.workload.burst)
         while not self.stop:
+            if not left:
+                left = rng.randint(1, 2 * self.workload.burst - 1)
+                rests = rng.uniform(0.0, 2.0) * left * between_ms / 1000
+                while rests > 0 and not self.stop:
+                    await asyncio.sleep(min(rests, REST_S))
+                    rests -= REST_S
+            left -= 1
             if rng.random() >= self.workload.stay:
                 session = rng.choice(sessions)
             (wish,) = rng.choices(wishes, weights)
@@ -95,6 +107,38 @@ class Clients:
                 session = rng.choice(sessions)
                 await asyncio.sleep(rng.uniform(0.01, 0.2))
             await asyncio.sleep(rng.uniform(low, high) / 1000)
+
+    async def chase(
+        self,
+        rng: random.Random,
+        chased: Callable[[], SimulatedClient],
+        others: Callable[[], Sequence[SimulatedClient]],
+        registers: Sequence[Register],
+        over: Callable[[], bool],
+    ) -> None:
+        """Some keep reading through one node, whatever becomes of it, while others write through the rest."""
+        every = rng.choice((0.03, 0.06, 0.1))
+
+        async def reads(name: str) -> None:
+            session = chased()
+            while not over():
+                await self.read(name, rng, session, rng.choice(registers), rng.choice(("point", "all", "last")))
+                await asyncio.sleep(rng.uniform(0.0, 2.0) * every)
+            session.drop()
+
+        async def writes(name: str) -> None:
+            sessions = others()
+            while not over():
+                await self.write(name, rng, rng.choice(sessions), rng.choice(registers))
+                await asyncio.sleep(rng.uniform(0.0, 2.0) * every)
+            for session in sessions:
+                session.drop()
+
+        number = next(self.chases)
+        await asyncio.gather(
+            *(reads(f"chaser{number}r{one}") for one in range(CHASING[0])),
+            *(writes(f"chaser{number}w{one}") for one in range(CHASING[1])),
+        )
 
     async def act(self, name: str, rng: random.Random, session: SimulatedClient, register: Register, wish: str) -> bool:
         """Carry out one wish; whether it was granted."""

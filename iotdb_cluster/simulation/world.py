@@ -60,6 +60,7 @@ class SimulatedWorkers:
     """Implements `world.Workers`: work runs inline at a seeded later time, and is known to be done some time after."""
 
     def __init__(self, loop: VirtualLoop, rng: random.Random, work_ms: tuple[float, float] = WORK_MS) -> None:
+        """`work_ms`: until a worker begins; it takes up to the lower of the two until its end is noticed."""
         self._loop = loop
         self._random = rng
         self.work_ms = work_ms
@@ -81,6 +82,8 @@ class _Node:
     main: Main
     disk: SimulatedDisk
     clock: SimulatedClock
+    workers: SimulatedWorkers | None = None
+    pace: tuple[float, float] = WORK_MS
     starts: int = 0
     run: NodeRun | None = None
     task: asyncio.Task[Any] | None = None
@@ -182,7 +185,8 @@ class Simulation:
         self.trace(name, "starts", node.starts)
         run = node.run = NodeRun(name, node.starts)
         rng = self._derived("node", name, node.starts)
-        world = World(node.clock, rng, node.disk.mount(), self.network.of(name), SimulatedWorkers(self.loop, rng))
+        node.workers = SimulatedWorkers(self.loop, rng, node.pace)
+        world = World(node.clock, rng, node.disk.mount(), self.network.of(name), node.workers)
         context = copy_context()
         context.run(NODE_RUN.set, run)
         node.task = self.loop.create_task(node.main(world), name=f"{name} main", context=context)
@@ -190,6 +194,26 @@ class Simulation:
 
     def is_running(self, name: str) -> bool:
         return self.nodes[name].run is not None
+
+    def set_pace(self, name: str, work_ms: tuple[float, float] | None) -> None:
+        """How long a node's workers take, and its disk with them; None: as usual."""
+        node = self.nodes[name]
+        node.pace = WORK_MS if work_ms is None else work_ms
+        if node.workers is not None:
+            node.workers.work_ms = node.pace
+
+    def run_as(self, name: str, work: Callable[..., Any], *args: Any) -> None:
+        """Do something in the name of a running node: what it schedules dies with that."""
+        run = self.nodes[name].run
+        check(run is not None, "node %s does not run", name)
+        context = copy_context()
+        context.run(NODE_RUN.set, run)
+        context.run(work, *args)
+
+    def tasks_of(self, name: str) -> int:
+        """How many tasks a node has."""
+        run = self.nodes[name].run
+        return 0 if run is None else len(run.tasks)
 
     def pause(self, name: str) -> None:
         """Stop the node's process: nothing of it runs until `resume`, or until it crashes."""

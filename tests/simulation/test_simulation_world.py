@@ -192,6 +192,63 @@ def test_refused_timed_out_and_address_in_use() -> None:
         simulation.run(talk())
 
 
+def test_some_ports_are_blocked_and_blocks_are_counted() -> None:
+    with Simulation(3) as simulation:
+        simulation.add_node("a", serve)
+        client = simulation.world("client")
+        network = simulation.network
+
+        async def echoed() -> bytes:
+            transport, protocol = await connect(client, "a")
+            transport.write(b"hello")
+            await asyncio.sleep(3)
+            transport.close()
+            return bytes(protocol.data)
+
+        async def talk() -> None:
+            await asyncio.sleep(0.1)
+            network.block("a", "client", [PORT + 1])
+            assert await echoed() == b"hello"
+            transport, protocol = await connect(client, "a")
+            network.block("a", "client", [PORT])
+            network.block("a", "client", [PORT])
+            network.unblock("a", "client", [PORT])
+            transport.write(b"hello")
+            await asyncio.sleep(3)
+            assert not protocol.data
+            network.unblock("a", "client", [PORT])
+            network.unblock("a", "client", [PORT])  # means nothing
+            await asyncio.sleep(1)
+            assert protocol.data == b"hello"
+            network.slow_link("client", "a", (4_000.0, 5_000.0))
+            assert await echoed() == b""
+            network.heal()
+            assert await echoed() == b"hello"
+
+        simulation.run(talk())
+
+
+def test_a_slow_disk_is_slow_in_every_life_until_it_is_not() -> None:
+    took: list[float] = []
+
+    async def main(world: World) -> None:
+        before = world.clock.monotonic_ms()
+        await world.workers.run(int)
+        took.append(world.clock.monotonic_ms() - before)
+        await asyncio.sleep(3_600)
+
+    with Simulation(4) as simulation:
+        simulation.add_node("a", main)
+        simulation.set_pace("a", (500.0, 900.0))
+        simulation.run_until(2_000.0)
+        for pace in ((500.0, 900.0), None):
+            simulation.set_pace("a", pace)
+            simulation.crash("a")
+            simulation.restart("a")
+            simulation.run_until(2_000.0)
+    assert [one > 500.0 for one in took] == [True, True, False]
+
+
 def test_a_one_way_partition_stalls_and_heals_or_breaks() -> None:
     with Simulation(3) as simulation:
         simulation.add_node("a", serve)
