@@ -160,6 +160,8 @@ def groups(asker: _Asker) -> None:
         f"{row['group']:<8}{row['node']:<32}{row['role']:<12}{row['term']:>8}{row['commit']:>12}{row['applied']:>12}"
         for row in answer.get("groups", [])
     ]
+    for row in answer.get("groups", []):
+        lines += [f"damaged on {row['node']}, group {row['group']}: {text}" for text in row.get("damaged", ())]
     asker.show(answer, lines)
 
 

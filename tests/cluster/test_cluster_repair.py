@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from iotdb_cluster.cluster.node import Node
 from iotdb_cluster.errors import CallerError
 from iotdb_cluster.simulation import smoke
-from iotdb_cluster.simulation.client import SimulatedClient
+from iotdb_cluster.simulation.client import SimulatedClient, ask_admin
 from iotdb_cluster.simulation.world import Simulation
 from iotdb_cluster.world import World
 
@@ -152,3 +153,51 @@ def test_a_power_cut_during_the_repair_leaves_a_unit_that_is_damaged_or_whole() 
         trial.verify()
         assert trial.damaged_units(2) == 0
         assert disk.powered
+
+
+def test_with_one_copy_the_lost_range_is_named_and_all_else_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = smoke._settings
+
+    def alone(number: int, small_logs: bool = False) -> Any:
+        return dataclasses.replace(usual(number, small_logs), replication=1)
+
+    monkeypatch.setattr(smoke, "_settings", alone)
+    with Trial(11) as trial:
+        trial.write(1, range(0, 3_000, 50))
+        trial.flush()
+        damaged = {number: trial.unit_files(number, ".chunk") for number in (1, 2, 3)}
+        victim = next(number for number, paths in damaged.items() if paths)
+        trial.simulation.crash(NAMES[victim - 1])
+        disk = trial.simulation.nodes[NAMES[victim - 1]].disk
+        disk.open(damaged[victim][0]).truncate(100)
+        trial.simulation.restart(NAMES[victim - 1])
+        trial.simulation.run(smoke._serving(trial.world), smoke.SERVES_AGAIN_MS)
+        trial.write(1, range(5, 3_000, 35))  # writes to the damaged unit are taken
+        session = SimulatedClient(trial.world, NAMES[0], smoke.CLIENT_PORT)
+        refused = 0
+        for series, points in trial.history.acknowledged.items():
+            for partition in range(3):
+                device, _, name = series.rpartition(".")
+                low, high = partition * 1_000, partition * 1_000 + 999
+                question = f"SELECT {name} FROM {device} WHERE time >= {low} AND time <= {high}"
+                want = [time for time in sorted(points) if low <= time <= high]
+                try:
+                    rows = trial.simulation.run(session.query(question), smoke.SERVES_AGAIN_MS)
+                except CallerError as error:
+                    refused += "there is no other copy" in error.message
+                else:
+                    assert [time for time, _ in rows] == want
+        assert refused == 1
+        asked = ask_admin(trial.world, NAMES[0], smoke.NODETOOL_PORT + 1, {"command": "groups"})
+        rows = trial.simulation.run(asked, smoke.SERVES_AGAIN_MS)["groups"]
+        (told,) = [text for row in rows for text in row.get("damaged", ())]
+        assert "root.fix" in told
+        assert "is 100 bytes long" in told
+        # What was written since is in the log, whatever was flushed: it is there after a restart too.
+        trial.flush()
+        trial.simulation.crash(NAMES[victim - 1])
+        trial.simulation.restart(NAMES[victim - 1])
+        trial.simulation.run(smoke._serving(trial.world), smoke.SERVES_AGAIN_MS)
+        assert trial.damaged_units(victim) == 1
+        stores = [machine.data.store for machine in trial.nodes[victim]._machines.values()]
+        assert sum(store.unit_memory(unit) for store in stores for unit in store.corrupt) > 0

@@ -327,3 +327,101 @@ def test_positions_must_not_go_back() -> None:
         store.write(U, 1, 8, [tablet([1])])
     with pytest.raises(InvariantViolation):
         store.write(V, 1, 9, [tablet([1])])
+
+
+def test_deletions_are_folded_in_when_the_unit_rests(tools: Any) -> None:
+    """A few deletions do not make a file be rewritten at once; a unit that is left alone gives the space back."""
+    store = Store.open(SimulatedDisk(random.Random(1)), "/s")
+    store.open_unit(U, (1, 0))
+    store.write(U, 1, 1, [tablet(range(5_000))])
+    tools.flush(store)
+    before = sum(info.bytes for info in store.files_of(U))
+    store.delete(U, 1, 2, r".*", 100, MAX)
+    assert store.pick(0.0) is None
+    tools.flush(store)
+    assert store.pick(1_000.0) is None
+    assert store.pick(50_000.0) is None  # the rest began with the look before
+    store.delete(U, 1, 3, r".*", 0, 5)
+    tools.flush(store)
+    assert store.pick(62_000.0) is None
+    job = store.pick(62_000.0 + 61_000.0)
+    assert job is not None
+    job.run()
+    job.finish()
+    store.collect()
+    assert store.tombstones_of(U) == []
+    assert sum(info.bytes for info in store.files_of(U)) < before / 10
+    assert points(store, U, "a", D)[0].tolist() == list(range(6, 100))
+    assert store.pick(1e9) is None
+
+
+def test_files_that_have_expired_go_without_being_read(tools: Any) -> None:
+    disk = SimulatedDisk(random.Random(1))
+    store = Store.open(disk, "/s")
+    store.open_unit(U, (1, 0))
+    for index in range(3):
+        store.write(U, 1, index + 1, [tablet(range(index * 100, index * 100 + 100))])
+        tools.flush(store)
+    assert not store.expiry_pays(U, 30)
+    assert store.expiry_pays(U, 51)
+    assert store.expiry_pays(U, 110)
+    store.expire(U, 1, 10, 110)
+    store.expire(U, 1, 11, 120)  # reaches further: the one before is not needed any more
+    assert not store.expiry_pays(U, 120)
+    tools.flush(store)
+    reads = disk.reads
+    job = store.pick()
+    assert job is not None
+    job.run()
+    job.finish()
+    assert disk.reads == reads
+    assert len(store.files_of(U)) == 2
+    assert [stone.high for stone in store.tombstones_of(U)] == [119]
+    assert points(store, U, "a", D)[0].tolist() == list(range(120, 300))
+    store = Store.open(disk, "/s")
+    assert points(store, U, "a", D)[0].tolist() == list(range(120, 300))
+    store.expire(U, 1, 12, 50)  # hides nothing: the unit stays clean
+    assert store.oldest_unflushed(U) is None
+
+
+def test_storage_groups_take_turns(tools: Any) -> None:
+    store = Store.open(SimulatedDisk(random.Random(1)), "/s", StoreOptions(compaction_files_min=2))
+    units = [UnitId(1, 0), UnitId(1, 1), UnitId(1, 2), UnitId(2, 0), UnitId(3, 5)]
+    for unit in units:
+        store.open_unit(unit, (1, 0))
+        for index in (1, 2):
+            store.write(unit, 1, index, [tablet(range(index))])
+            tools.flush(store)
+    served = []
+    while (job := store.pick()) is not None:
+        served.append(job.unit)
+        job.run()
+        job.finish()
+    assert served == [UnitId(1, 0), UnitId(2, 0), UnitId(3, 5), UnitId(1, 1), UnitId(1, 2)]
+
+
+def test_a_job_that_is_given_up_between_two_steps_leaves_the_unit_as_it_was(tools: Any) -> None:
+    disk = SimulatedDisk(random.Random(1))
+    with tools.tiny_pages():
+        store = Store.open(disk, "/s", StoreOptions(compaction_files_min=2))
+        store.open_unit(U, (1, 0))
+        for index in (1, 2):
+            store.write(U, 1, index, [tablet(range(index * 50, index * 50 + 90), index)])
+            tools.flush(store)
+        digest, files = store.digest(U), store.files_of(U)
+        job = store.pick()
+        assert job is not None
+        assert not job.step(1)
+        assert store.pick() is None  # never two on the same files
+        job.finish()
+        assert (store.digest(U), store.files_of(U)) == (digest, files)
+        store.collect()
+        assert sorted(disk.list("/s/1.0.1")) == ["000001.chunk", "000002.chunk", "manifest"]
+        job = store.pick()
+        assert job is not None
+        steps = 1
+        while not job.step(1):
+            steps += 1
+        job.finish()
+        assert steps > 5
+        assert store.digest(U) == digest
