@@ -143,6 +143,36 @@ def test_no_vote_is_given_before_it_is_on_disk() -> None:
     run_virtual(main)
 
 
+def test_a_vote_outlives_the_process() -> None:
+    """Also where the commit index that is stored with it lags behind."""
+
+    async def main() -> None:
+        cluster = Cluster(19)
+        await cluster.start()
+        leader = await cluster.leader()
+        for number in range(5):
+            await asyncio.gather(*cluster.drivers[leader].propose(cluster.groups[leader], [b"%d" % number]))
+        await cluster.settle()
+        candidate, voter = (node for node in cluster.groups if node != leader)
+        cluster.isolate(leader)
+        for node in (candidate, voter):
+            cluster.groups[node].raw.forget_leader()
+        cluster.groups[candidate].raw.campaign()
+        cluster.drivers[candidate].wake(cluster.groups[candidate])
+        while not cluster.groups[candidate].leads:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        before = cluster.groups[voter].raw
+        await cluster.crash(voter)
+        await cluster.start_node(voter)
+        after = cluster.groups[voter].raw
+        assert (after.term, after.vote) == (before.term, before.vote) == (after.term, cluster.groups[candidate].replica)
+        assert after.last_index >= 6
+        await cluster.settle()
+        await cluster.close()
+
+    run_virtual(main)
+
+
 @pytest.mark.parametrize("plain", [False, True], ids=["beats", "plain"])
 def test_a_leader_that_was_overtaken_confirms_no_read(plain: bool) -> None:
     async def main() -> None:
