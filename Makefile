@@ -14,7 +14,7 @@ JOBS ?= 1
 START ?= 1
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help env test test-clients check ci format docs sim raft-oracle failover mutants catch-up bench-restart storage-model powercut bitflips
+.PHONY: help env test test-clients check ci format docs sim raft-oracle failover mutants catch-up bench-restart storage-model powercut bitflips fuzz agree conformance
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -67,3 +67,12 @@ powercut: env    ## power cuts at each of the first CALLS=2000 calls of a disk, 
 
 bitflips: env    ## FLIPS=2000 flipped bits in every kind of file: noticed or harmless, never a wrong value
 	$(PY) tests/damage/flips.py --n $(FLIPS) --seed $(SEED)
+
+fuzz: env        ## nonsense for a cluster of its own, MINUTES=1: no answer but a status, nobody else is disturbed
+	$(PY) tests/conformance/fuzz.py --minutes $(or $(MINUTES),1) --seed $(SEED)
+
+agree: env       ## N random queries: a naive model, one node and three nodes give the same answers
+	$(PY) tests/query/agree.py --queries $(N) --seed $(SEED)
+
+conformance: env ## every transcript of a real 0.12.5 through every node, also with everything flushed in between
+	$(PY) tests/conformance/run.py --long
