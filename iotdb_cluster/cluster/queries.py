@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
 from typing import Any, TypeVar
@@ -159,8 +159,8 @@ class Queries:
         for attempt in range(REPLANS_MAX):
             reads = StatementReads(self._services, Deadline(self._world, limit_ms), now_ms)
             try:
-                await reads.begin()
                 runner = _Runner(self._world, reads, entry, session.user, statement, limit_ms)
+                await runner.bounded(reads.begin)
                 plan = await runner.run(prepare(statement, context))
                 first = await runner.run(plan.fetch(fetch_rows))
             except (Moved, StaleSchema, Interrupted) as refusal:
@@ -226,8 +226,18 @@ class _Runner:
         """The generator's result; 701 where the statement's time is up."""
         self._reads.extend(Deadline(self._world, self._limit_ms))
         try:
+            return await self.bounded(lambda: self._run(steps))
+        finally:
+            await self._rest()
+            if self._working is None:
+                steps.close()
+
+    async def bounded(self, work: Callable[[], Awaitable[T]]) -> T:
+        """`work` within the statement's time (701), until it is killed (411)."""
+        try:
             async with asyncio.timeout(self._limit_ms / 1000) as self._entry.scope:
-                return await self._run(steps)
+                self._entry.check()
+                return await work()
         except TimeoutError:
             self._entry.check()
             raise CallerError(
@@ -236,9 +246,6 @@ class _Runner:
             ) from None
         finally:
             self._entry.scope = None
-            await self._rest()
-            if self._working is None:
-                steps.close()
 
     async def _rest(self) -> None:
         """Wait for the worker: it may still run the generator although its caller's time is up."""

@@ -6,9 +6,12 @@ server looks at what comes in behind the call that it answers.
 
 from __future__ import annotations
 
+import signal
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,6 +154,10 @@ class Connection:
         finally:
             self._socket.close()
 
+    def abandon(self) -> None:
+        """Close without a word: the other side is not there, or out of step."""
+        self._socket.close()
+
     def properties(self) -> Any:
         return self.call("getProperties")
 
@@ -174,14 +181,22 @@ class Connection:
         return Results(self, text, answer)
 
     def _cancellable(self, method: str, request: Any, query_id: int = RUNNING) -> Any:
-        self.send(method, request)
-        try:
-            return self.receive(method)
-        except KeyboardInterrupt:
+        """The answer of a call that Ctrl-C cancels: the server then ends it with an error, which is the answer."""
+        cancels = 0
+
+        def cancel() -> None:
+            nonlocal cancels
+            cancels += 1
+            if cancels > 1:
+                raise KeyboardInterrupt
             self.send("cancelOperation", client().TSCancelOperationReq(self.session, query_id))
+
+        self.send(method, request)
+        with _on_interrupt(cancel):
             answer = self.receive(method)
+        if cancels:
             self.receive("cancelOperation")
-            return answer
+        return answer
 
     def fetch(self, text: str, query_id: int, aligned: bool) -> Any:
         request = client().TSFetchResultsReq(
@@ -193,6 +208,19 @@ class Connection:
 
     def close_query(self, query_id: int) -> None:
         _require(self.call("closeOperation", client().TSCloseOperationReq(self.session, query_id, self.statement)))
+
+
+@contextmanager
+def _on_interrupt(act: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C calls `act` within the block, instead of tearing an answer that is half received."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: act())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _require(status: Any) -> None:

@@ -358,6 +358,7 @@ def start(nodes: int | None, replication: int | None, data: Path, port_offset: i
     click.echo(
         "next:  .venv/bin/python examples/quickstart.py" + (f" --port {first.client_port}" if cluster.offset else "")
     )
+    click.echo("       sbin/start-cli.sh" + (f" -p {first.client_port}" if cluster.offset else ""))
     click.echo(f"       sbin/nodetool.sh -p {first.nodetool_port} status")
     click.echo(f"       sbin/stop-cluster.sh{suffix}")
 

@@ -1,5 +1,7 @@
 """Administrative statements on a cluster of three processes: each concerns all of it, whichever node is asked."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -196,37 +198,46 @@ def test_a_cursor_goes_with_its_session_on_every_node(cluster: Any, nodes: list[
     until(lambda: open_cursors(cluster) == 0)
 
 
-SLOW = "SELECT count(s) FROM root.slow.d GROUP BY ([0, 20000000), 1ms)"  # it works for seconds
+@contextmanager
+def standing_still(cluster: Any, *numbers: int) -> Iterator[None]:
+    """Nodes that neither answer nor end: queries that need them wait."""
+    pids = [cluster.pid(number) for number in numbers]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
-def test_a_running_query_is_cancelled_from_its_own_connection(nodes: list[Connection]) -> None:
-    nodes[0].execute("INSERT INTO root.slow.d(timestamp, s) VALUES (1, 1)")
+def test_a_running_query_is_cancelled_from_its_own_connection(cluster: Any, nodes: list[Connection]) -> None:
     connection = nodes[0]
-    request = client().TSExecuteStatementReq(connection.session, SLOW, connection.statement, 1_000_000)
-    connection.send("executeStatement", request)
-    until(lambda: rows(nodes[1], "SHOW QUERY PROCESSLIST"))
-    connection.send("cancelOperation", client().TSCancelOperationReq(connection.session, 0))
-    answer = connection.receive("executeStatement")
-    assert connection.receive("cancelOperation").code == 200
+    connection.execute("INSERT INTO root.still.d(timestamp, s) VALUES (1, 1)")
+    request = client().TSExecuteStatementReq(connection.session, "SELECT s FROM root.still.d", connection.statement, 10)
+    with standing_still(cluster, 2, 3):
+        connection.send("executeStatement", request)
+        time.sleep(0.5)
+        connection.send("cancelOperation", client().TSCancelOperationReq(connection.session, 0))
+        answer = connection.receive("executeStatement")
+        assert connection.receive("cancelOperation").code == 200
     assert answer.status.code == 411
     assert "was killed" in answer.status.message
-    assert rows(nodes[1], "SHOW QUERY PROCESSLIST") == []
+    assert rows(connection, "SHOW QUERY PROCESSLIST") == []
 
 
 def test_a_query_has_a_time_out(cluster: Any, nodes: list[Connection]) -> None:
-    nodes[0].execute("INSERT INTO root.slow.d(timestamp, s) VALUES (1, 1)")
-    nodes[0].fetch_rows = 100_000
-    nodes[0].timeout_ms = 30
-    assert said(nodes[0], SLOW).startswith("701: Current query is time out")
+    text = "SELECT s FROM root.still.d"
+    nodes[0].execute("INSERT INTO root.still.d(timestamp, s) VALUES (1, 1)")
+    with written(conf(cluster, 1), "query_timeout_threshold=300\n"):
+        assert said(nodes[0], "LOAD CONFIGURATION") == "changed: query_timeout_threshold"
+        with standing_still(cluster, 2, 3):
+            assert said(nodes[0], text).startswith("701: Current query is time out"), "the node's"
+            nodes[0].timeout_ms = 400
+            assert said(nodes[0], text).startswith("701: Current query is time out"), "the call's"
+    assert said(nodes[0], "LOAD CONFIGURATION") == "changed: query_timeout_threshold"
     nodes[0].timeout_ms = 0
-    with written(conf(cluster, 1), "query_timeout_threshold=30\n"):
-        nodes[0].execute("LOAD CONFIGURATION")
-        try:
-            assert said(nodes[0], SLOW).startswith("701: Current query is time out")
-        finally:
-            conf(cluster, 1).write_text("")
-            nodes[0].execute("LOAD CONFIGURATION")
-    assert rows(nodes[1], "SHOW QUERY PROCESSLIST") == []
+    assert rows(nodes[0], "SHOW QUERY PROCESSLIST") == []
 
 
 # --- mode, tracing, snapshots -----------------------------------------------------------------------------------------
