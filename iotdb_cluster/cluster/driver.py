@@ -107,7 +107,8 @@ class Driver:
 
     def wake(self, group: Group) -> None:
         """The core was told something: handle its Ready at the end of this loop turn."""
-        self._timing.changed(group)
+        if group.covered_by or group.covers:  # else it is time enough at the end of the turn
+            self._timing.changed(group)
         self._mark(group)
 
     def _mark(self, group: Group) -> None:
@@ -282,6 +283,7 @@ class Driver:
         dirty, self._dirty = self._dirty, {}
         try:
             for group in dirty.values():
+                self._timing.changed(group)
                 if group.reads_unsent:
                     self._send_reads(group)
                 # One run of entries a turn: a long log that is applied must not keep the loop from everything else.

@@ -96,7 +96,7 @@ class Timing:
             heapq.heappush(self._heap, (deadline, group.id))
 
     def changed(self, group: Group) -> None:
-        """Look at what the core has become after it was told something; before its messages are posted."""
+        """Look at what the core has become after it was told something; at once where it is covered."""
         raw = group.raw
         state = (raw.term, raw.leader, raw.commit, raw.last_index)
         if state == group.state:
@@ -166,6 +166,7 @@ class Timing:
             return False  # it confirms reads
         if node in group.covers:
             return True
+        self.changed(group)
         peer = self._peer(node)
         raw = group.raw
         calm = self.ticks - group.calm_since >= CALM_TICKS and self.ticks >= group.excepted_until
@@ -249,6 +250,7 @@ class Timing:
         raw = group.raw
         follows = raw.role is Role.FOLLOWER and (raw.term, raw.leader) == (pair.term, pair.leader)
         if follows:
+            self.changed(group)  # from here on any other change ends it
             group.covered_by = node
         return follows
 

@@ -22,6 +22,7 @@ __all__ = ["decode_message", "encode_message"]
 VERSION = 1
 _HEAD = struct.Struct(">BBB8QII")
 _SNAPSHOT = struct.Struct(">QQB")
+_ONE_ENTRY = struct.Struct(">QQBI")
 _U16 = struct.Struct(">H")
 _U32 = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
@@ -71,6 +72,10 @@ def encode_message(message: Message) -> bytes:
     )
     if not flags & _SNAPSHOT_FOLLOWS and not count:
         return head + message.context
+    if count == 1 and not flags & _SNAPSHOT_FOLLOWS:  # as below, at once: most appends under load to many groups
+        (data,) = entries.data
+        one = _ONE_ENTRY.pack(entries.first, entries.terms[0], entries.kinds[0], len(data))
+        return b"".join((head, message.context, one, data))
     parts = [head, message.context]
     if count:
         parts.append(struct.pack(f">{count + 1}Q", entries.first, *entries.terms))
@@ -139,6 +144,12 @@ def decode_message(data: bytes | bytearray | memoryview) -> Message:
 def _decode_entries(frame: bytes, at: int, count: int) -> tuple[Entries, int]:
     if count * _ENTRY_HEAD_BYTES + 8 > len(frame) - at:
         raise CorruptData(f"a raft message of {len(frame)} bytes says that it has {count} entries")
+    if count == 1:
+        first, term, kind, length = _ONE_ENTRY.unpack_from(frame, at)
+        at += _ONE_ENTRY.size
+        if kind > _KIND_MAX or at + length > len(frame):
+            raise CorruptData(f"a raft message has an entry of kind {kind} and {length} bytes at {at}")
+        return Entries(first, [term], [kind], [frame[at : at + length]]), at + length
     first, *terms = struct.unpack_from(f">{count + 1}Q", frame, at)
     at += 8 * (count + 1)
     kinds = list(frame[at : at + count])
