@@ -152,10 +152,8 @@ class Driver:
         else:
             for pair in word.covered:
                 group = self._timing.follower(node, pair)
-                if group is not None and (group.raw.term, group.raw.leader) == (pair.term, pair.leader):
-                    self._timing.touch(group)
-                    group.raw.commit_known(pair.commit)
-                    self.wake(group)
+                if group is not None and not self._timing.commit_known(group, pair):
+                    self.wake(group)  # time has passed in it
 
     def propose(self, group: Group, payloads: Sequence[bytes]) -> list[asyncio.Future[Outcome]]:
         """Append the payloads to the group's log; each future gets its entry's outcome once it is applied here.

@@ -96,6 +96,7 @@ class Group:
     covers: dict[int, int] = field(
         default_factory=dict
     )  # on a leader: nodes that beats tell of it, and the member there
+    matched: dict[int, int] = field(default_factory=dict)  # on a leader: what each node had when a heartbeat was due
     covered_by: int = 0  # on a follower: the leader's node, whose beats tell of it
 
     def owes(self, state: HardState) -> bool:

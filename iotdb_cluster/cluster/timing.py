@@ -20,7 +20,7 @@ from iotdb_cluster.raft import Message, MessageType, Role
 __all__ = ["Timing"]
 
 BEATS_MISSED_MAX = 2  # ticks without a beat, or its answer, after which the groups that it spoke for have deadlines
-CALM_TICKS = 2  # nothing happened in a group for so long: it may be covered
+CALM_TICKS = 1  # nothing happened in a group for so long: it may be covered
 HEARD_TICKS = 10  # a node of which nothing came for longer is not well
 EXCEPTED_TICKS = 5  # a member that a peer excepted is not covered again before
 
@@ -166,6 +166,10 @@ class Timing:
             return False  # it confirms reads
         if node in group.covers:
             return True
+        match = group.raw.member_match(heartbeat.to)
+        if match > group.matched.get(node, 0):
+            group.matched[node] = match
+            return True  # it took entries a moment ago, and said so: as good as a heartbeat and its answer
         self.changed(group)
         peer = self._peer(node)
         raw = group.raw
@@ -228,6 +232,15 @@ class Timing:
             peer.beats_alive = True
         return answer
 
+    def commit_known(self, group: Group, pair: Covered) -> bool:
+        """Take what a leader has committed; False where the replica does not follow it in that term."""
+        self.touch(group)
+        if (group.raw.term, group.raw.leader) != (pair.term, pair.leader):
+            return False
+        group.raw.commit_known(pair.commit)
+        self._due(group)
+        return True
+
     def follower(self, node: int, pair: Covered) -> Group | None:
         """The replica here that a node speaks of, where there is one and the other is on that node."""
         group = self._groups.get(pair.group)
@@ -243,11 +256,10 @@ class Timing:
         group = self.follower(node, pair)
         if group is None:
             return False
-        self._step(
-            group,
-            Message(MessageType.HEARTBEAT, pair.replica, pair.leader, pair.term, commit=pair.commit),
-        )
         raw = group.raw
+        if not self.commit_known(group, pair):  # else the answer to the beat is the answer to this as well
+            heartbeat = Message(MessageType.HEARTBEAT, pair.replica, pair.leader, pair.term, commit=pair.commit)
+            self._step(group, heartbeat)
         follows = raw.role is Role.FOLLOWER and (raw.term, raw.leader) == (pair.term, pair.leader)
         if follows:
             self.changed(group)  # from here on any other change ends it

@@ -265,6 +265,11 @@ class RawNode:
         progress = self._raft.progress.get(member)
         return progress is not None and progress.state is ProgressState.REPLICATE and progress.match >= index
 
+    def member_match(self, member: int) -> int:
+        """On a leader: the last index that the member is known to have, 0 where it is no member."""
+        progress = self._raft.progress.get(member)
+        return 0 if progress is None else progress.match
+
     def member_is_alive(self, member: int) -> None:
         """On a leader: the member, which acknowledges this term, was heard of by another way."""
         progress = self._raft.progress.get(member)
