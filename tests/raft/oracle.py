@@ -37,7 +37,7 @@ from interaction import (  # noqa: E402 - the directories above must be on the p
     script_paths,
     without_log_lines,
 )
-from random_script import random_script  # noqa: E402
+from random_script import random_script, reset  # noqa: E402
 
 from iotdb_cluster.raft import leader  # noqa: E402
 
@@ -244,7 +244,7 @@ def record(oracle: Path, paths: list[Path]) -> int:
         if script.by_hand:
             continue
         written += 1
-        lines = [f"reset heartbeat-tick={script.setting('heartbeat-tick', 1)}"]
+        lines = [reset(script.setting("heartbeat-tick", 1))]
         lines.extend(case.line + (f"|{case.input}" if case.input else "") for case in script.cases)
         outputs = ask(oracle, lines)
         if len(outputs) != len(script.cases) or "panic" in outputs:
