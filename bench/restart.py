@@ -3,9 +3,10 @@
     python bench/restart.py --mb 1024 [--seed 1] [--keep]
 
 One node, on ports and data of its own, that is told not to flush: tablets are written until the log holds `mb` MiB,
-the node is killed (-9) and started again. Measured: seconds until it serves, CPU seconds that its process took for it,
-memory. Then every row is counted. Prints one JSON object as its last line; exit 0 only if no row is missing and the
-start took less than `SECONDS_MAX` of CPU for each GiB.
+the node is killed (-9) and started again. Measured: seconds until it serves, seconds until a strong read of each group
+is answered (so that all is replayed), CPU seconds that its process took for it, memory. Then every row is counted.
+Prints one JSON object as its last line; exit 0 only if no row is missing and the start took less than `SECONDS_MAX` of
+CPU for each GiB.
 """
 
 from __future__ import annotations
@@ -57,6 +58,16 @@ async def _missing(writers: list[catch_up.Writer], load: ModuleType, port: int) 
     return wrong
 
 
+async def _ask_all(writers: list[catch_up.Writer], load: ModuleType, port: int) -> None:
+    """A small strong read in each storage group."""
+    connection = await load.Connection.open(port)
+    for writer in writers:
+        answer = await connection.query(f"SELECT s0 FROM {writer.device(0)} WHERE time = {load.START_MS}")
+        if answer.status.code != 200:
+            raise SystemExit(f"{writer.device(0)}: {answer.status.message}")
+    connection.writer.close()
+
+
 def run(cluster: Any, load: ModuleType, megabytes: int) -> dict[str, Any]:
     """All of it on a running cluster of one node."""
     writers = [catch_up.Writer(number, load, cluster.ports) for number in range(catch_up.CLIENTS)]
@@ -69,6 +80,8 @@ def run(cluster: Any, load: ModuleType, megabytes: int) -> dict[str, Any]:
     cluster.launch(1)
     cluster.wait()
     seconds = time.monotonic() - began
+    asyncio.run(_ask_all(writers, load, cluster.ports[0]))
+    replayed = time.monotonic() - began
     pid = cluster.pid(1)
     cpu, memory = cpu_seconds(pid), catch_up.resident_bytes(pid) // MIB
     wrong = asyncio.run(_missing(writers, load, cluster.ports[0]))
@@ -77,6 +90,7 @@ def run(cluster: Any, load: ModuleType, megabytes: int) -> dict[str, Any]:
         "mb": megabytes,
         "segments_mb": size,
         "serves_after_s": round(seconds, 2),
+        "answers_after_s": round(replayed, 2),
         "cpu_s": round(cpu, 2),
         "rss_mb": memory,
         "problems": len(wrong),
