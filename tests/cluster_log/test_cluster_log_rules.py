@@ -480,3 +480,38 @@ def test_without_workers_and_on_the_real_files(tmp_path: Any) -> None:
     assert view.last_index() == 49
     assert [view.entries(index, index + 1, 1).data[0][0] for index in range(1, 50)] == list(range(1, 50))
     log.abandon()
+
+
+def test_who_reads_old_entries_finds_the_next_ones_in_memory(make_bench: Any) -> None:
+    """A follower that lags reads from the beginning; after the first read the disk is asked by workers alone."""
+    count, size = 60, 3_000
+    bench = make_bench(cache_bytes_max=40_000, segment_bytes=1 << 20)
+    log = bench.open()
+    bench.write(log, [[append(1, index, bytes([index]) * size)] for index in range(1, count + 1)])
+    log = bench.open()
+    view = log.view(1)
+    on_the_loop: list[int] = []
+    read = log._reads.read
+
+    def seen(run: Any) -> Any:
+        if asyncio.current_task() is reader[0]:
+            on_the_loop.append(run.first)
+        return read(run)
+
+    reader: list[Any] = []
+
+    async def main() -> None:
+        reader.append(asyncio.current_task())
+        writer = asyncio.ensure_future(log.run())
+        log._reads.read = seen  # type: ignore[method-assign]
+        for index in range(1, count + 1):
+            entries = view.entries(index, index + 1, 1)
+            assert entries.data[0][0] == index
+            assert log._cache.bytes_held <= 40_000
+            await asyncio.sleep(0.05)
+        await log.close()
+        await writer
+
+    bench.run(main())
+    assert on_the_loop[0] == 1
+    assert len(on_the_loop) < count // 3

@@ -11,11 +11,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from crc32c import crc32c
-
 from iotdb_cluster.cluster.log.atomic import make_durable_directories, replace_file
 from iotdb_cluster.cluster.log.batch import BATCH_HEAD_BYTES, Placed, batch_bytes, encode_batch, padded
-from iotdb_cluster.cluster.log.record import Append, Compact, Install, Record, Remove, State, content_bytes, term_starts
+from iotdb_cluster.cluster.log.reads import LogReads
+from iotdb_cluster.cluster.log.record import (
+    Append,
+    Compact,
+    Install,
+    Record,
+    Remove,
+    State,
+    content_bytes,
+    term_starts,
+)
 from iotdb_cluster.cluster.log.recovery import ACCEPTED, Scan, encode_accepted, load_accepted, replay, scan
 from iotdb_cluster.cluster.log.replica_log import EntryCache, ReplicaLog
 from iotdb_cluster.cluster.log.segment import (
@@ -114,6 +122,7 @@ class DurableLog:
         self._tails: dict[int, int] = {}  # last index of each replica as far as submitted
         self._queue: deque[_Submission] = deque()
         self._segments: dict[int, Segment] = {}
+        self._reads = LogReads(self._segments, workers)
         self._in_use: deque[Segment] = deque()  # oldest first; the last one is written to
         self._free: deque[Segment] = deque()
         self._log_id = 0
@@ -255,21 +264,13 @@ class DurableLog:
         """The replica's log; an empty one where the log knows nothing of it."""
         found = self._replicas.get(replica)
         if found is None:
-            found = self._replicas[replica] = ReplicaLog(replica, self._cache, self._read)
+            found = self._replicas[replica] = ReplicaLog(replica, self._cache, self._reads)
         return found
 
     def _forget(self, replica: int) -> None:
         found = self._replicas.pop(replica, None)
         if found is not None:
             found.forget_entries()
-
-    def _read(self, position: int, length: int, crc: int) -> bytes:
-        segment = self._segments[position >> 32]
-        offset = position & 0xFFFFFFFF
-        data = segment.file.read(offset, length)
-        if crc32c(data) != crc:
-            raise CorruptData(f"{segment.path} offset {offset}: {length} bytes of entries do not match their checksum")
-        return data
 
     # --- room ---------------------------------------------------------------------------------------------------------
     def bytes_pinned(self) -> int:
@@ -338,7 +339,7 @@ class DurableLog:
         if self.failed is not None or (self._running and self._closing):
             return
         check(not self._running, "the log's writer runs already")
-        self._running = True
+        self._running = self._reads.active = True
         try:
             self._keep_spares()
             while True:
@@ -357,7 +358,7 @@ class DurableLog:
             self.failed = self.failed or exception
             raise
         finally:
-            self._running = False
+            self._running = self._reads.active = False
             if self._ended is not None and not self._ended.done():
                 self._ended.set_result(None)
 
@@ -372,6 +373,7 @@ class DurableLog:
             await self.run()
         if self._spares is not None:
             await asyncio.wait({self._spares})
+        await self._reads.close()
         self.abandon()
 
     def abandon(self) -> None:

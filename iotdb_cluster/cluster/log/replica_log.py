@@ -5,7 +5,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
 
 from iotdb_cluster.cluster.log.record import (
     Compact,
@@ -13,9 +14,9 @@ from iotdb_cluster.cluster.log.record import (
     Install,
     Record,
     State,
-    decode_entries,
 )
 from iotdb_cluster.errors import check
+from iotdb_cluster.limits import LOG_READ_AHEAD_BYTES, LOG_READ_AHEAD_RUNS
 from iotdb_cluster.raft import (
     NO_ENTRIES,
     Compacted,
@@ -27,11 +28,35 @@ from iotdb_cluster.raft import (
     Unavailable,
 )
 
-__all__ = ["EntryCache", "ReplicaLog"]
+__all__ = ["EntryCache", "Fetched", "ReplicaLog", "Run"]
 
 _TRIM_RUNS = 1024  # dead runs at the front before the arrays are cut
 
-Position = int  # segment number << 32 | offset of the record's content
+Position: TypeAlias = int  # segment number << 32 | offset of the record's content
+
+
+class Run(NamedTuple):
+    """A run as it stands on disk."""
+
+    first: int
+    position: Position
+    length: int
+    crc: int
+
+
+Fetched: TypeAlias = Callable[[list[tuple[Run, Entries]]], None]
+
+
+class Reads(Protocol):
+    """How entries that are not in memory come from the disk."""
+
+    def read(self, run: Run) -> Entries:
+        """At once, on the loop. Raises CorruptData."""
+        ...
+
+    def read_ahead(self, runs: Sequence[Run], done: Fetched) -> None:
+        """On a worker; `done` gets, on the loop, what could be read."""
+        ...
 
 
 class EntryCache:
@@ -73,13 +98,15 @@ class ReplicaLog:
     record and its CRC. A run reaches up to the next one's first index, so that cutting the log costs nothing.
     """
 
-    def __init__(self, replica: int, cache: EntryCache, read: Callable[[Position, int, int], bytes]) -> None:
+    def __init__(self, replica: int, cache: EntryCache, reads: Reads) -> None:
         self.replica = replica
         self.hard_state = HardState()
         self.conf_state = ConfState()
         self.snapshot_source: Callable[[], Snapshot] | None = None
         self._cache = cache
-        self._read = read  # (position, length, CRC) -> the content, checked
+        self._reads = reads
+        self._fetching = False  # runs are being read ahead
+        self._fetch_at = 0  # index whose reading begins the next reading ahead
         self._mark_index = 0
         self._mark_term = 0
         self._last = 0
@@ -275,9 +302,37 @@ class ReplicaLog:
     def _slice_run(self, run: int, low: int, high: int) -> Entries:
         """The entries of a run within [low, high)."""
         end = self._firsts[run + 1] if run + 1 < len(self._firsts) else self._last + 1
-        position = self._positions[run]
-        entries = self._cache.get(position)
+        entries = self._cache.get(self._positions[run])
         if entries is None:
-            entries = decode_entries(self._read(position, self._lengths[run], self._crcs[run]))
-            self._cache.put(position, entries)
+            entries = self._reads.read(self._run(run))
+            self._cache.put(self._positions[run], entries)
+            self._read_ahead(run + 1)
+        elif self._firsts[run] == self._fetch_at:
+            self._read_ahead(run + 1)
         return entries.slice(low, min(high, end))
+
+    def _run(self, run: int) -> Run:
+        return Run(self._firsts[run], self._positions[run], self._lengths[run], self._crcs[run])
+
+    def _read_ahead(self, run: int) -> None:
+        """Who reads old entries reads on: have the next ones in memory by then, without waiting for the disk."""
+        while run < len(self._firsts) and self._cache.get(self._positions[run]) is not None:
+            run += 1
+        runs: list[Run] = []
+        size = 0
+        while run < len(self._firsts) and size < LOG_READ_AHEAD_BYTES and len(runs) < LOG_READ_AHEAD_RUNS:
+            if self._cache.get(self._positions[run]) is not None:
+                break
+            runs.append(self._run(run))
+            size += self._lengths[run]
+            run += 1
+        if runs and not self._fetching:
+            self._fetching, self._fetch_at = True, runs[0].first
+            self._reads.read_ahead(runs, self._fetched)
+
+    def _fetched(self, found: list[tuple[Run, Entries]]) -> None:
+        self._fetching = False
+        for run, entries in found:
+            at = bisect_right(self._firsts, run.first, self._head) - 1
+            if at >= self._head and self._positions[at] == run.position and self._firsts[at] == run.first:
+                self._cache.put(run.position, entries)
