@@ -179,7 +179,7 @@ def main() -> int:
             print(f"{mutant.name}: {mutant.bug}\n    {shlex.join(mutant.suite)}")
         return 0
     print(f"{len(chosen)} planted bugs, each by the suite that its patch names; at most {LIMIT_S} s a run of a suite")
-    begun = time.monotonic()
+    begun, revision = time.monotonic(), commit()
     missed: dict[str, str] = {}
     green: dict[tuple[str, ...], bool] = {}
     slowest = 0.0
@@ -197,7 +197,7 @@ def main() -> int:
     ok = bool(chosen) and not missed
     figures = {"mutants": len(chosen), "found": len(chosen) - len(missed), "missed": missed}
     timing = {"slowest_seconds": round(slowest, 1), "seconds": round(time.monotonic() - begun, 1)}
-    print(json.dumps({"target": "mutants", "ok": ok, **figures, "seed": 0, "commit": commit(), **timing}))
+    print(json.dumps({"target": "mutants", "ok": ok, **figures, "seed": 0, "commit": revision, **timing}))
     return 0 if ok else 1
 
 
