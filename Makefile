@@ -14,7 +14,7 @@ JOBS ?= 1
 START ?= 1
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help env test test-clients check ci format docs sim raft-oracle failover mutants catch-up bench-restart storage-model powercut bitflips fuzz agree conformance
+.PHONY: help env test test-clients check ci format docs sim raft-oracle failover mutants catch-up bench-restart bench-storage storage-model powercut bitflips fuzz agree conformance
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -58,6 +58,10 @@ catch-up: env    ## a follower that was down while MB=2048 MiB were written catc
 
 bench-restart: env ## a killed node with MB=1024 MiB of log to replay: seconds until it serves, CPU, memory
 	$(PY) bench/restart.py --mb $(if $(filter file,$(origin MB)),1024,$(MB)) --seed $(SEED)
+
+bench-storage: env ## storage alone: ingest, size, reading, late data, opening, schema; SMALL=1 for a minute's form (fetches pyarrow)
+	-@$(PY) -m pip install --quiet --disable-pip-version-check --no-input --requirement requirements/bench.txt
+	$(PY) bench/storage.py $(if $(SMALL),--small)
 
 storage-model: env ## the store against a dict: N=20000 random histories, JOBS processes
 	$(PY) tests/storage/histories.py --n $(N) --seed $(SEED) --jobs $(JOBS)

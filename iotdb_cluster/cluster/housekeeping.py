@@ -249,6 +249,8 @@ class Housekeeping:
     async def _checkpoint(self, machine: DataMachine) -> None:
         data, members = machine.data, machine.members
         checkpoint = data.freeze()
+        for _ in iter(checkpoint.step, False):
+            await asyncio.sleep(0)
         await self._flush(checkpoint.jobs)
         if data.store.corrupt and not machine.alone:
             await self._world.workers.run(data.store.mark_absent)

@@ -18,6 +18,7 @@ import crc32c
 
 from iotdb_cluster.errors import CorruptData
 from iotdb_cluster.packing import pack, unpack
+from iotdb_cluster.schema import TreeSnapshot
 from iotdb_cluster.storage import FlushJob
 from iotdb_cluster.world import FileSystem
 
@@ -30,11 +31,11 @@ _TEMPORARY = ".tmp"
 
 @dataclass(frozen=True, slots=True)
 class SchemaBlob:
-    """The schema of a storage group as of log index `index`; `data` is None where that file exists already."""
+    """The schema of a storage group as of log index `index`; `tree` is None where that file exists already."""
 
     storage_group: int
     index: int
-    data: bytes | None
+    tree: TreeSnapshot | None
 
     @property
     def name(self) -> str:
@@ -50,6 +51,15 @@ class Checkpoint:
     state: dict[str, Any]
     schemas: tuple[SchemaBlob, ...]
     jobs: Sequence[FlushJob]
+
+    def step(self) -> bool:
+        """Walk on through the trees, some milliseconds; False when all is walked. On the loop."""
+        return any(blob.tree is not None and blob.tree.step() for blob in self.schemas)
+
+    def walk(self) -> None:
+        """All that is left of it at once."""
+        while self.step():
+            pass
 
 
 def _seal(data: bytes) -> bytes:
@@ -90,8 +100,8 @@ def _read(files: FileSystem, path: str) -> bytes:
 def write_checkpoint(files: FileSystem, directory: str, checkpoint: Checkpoint) -> None:
     """Make the checkpoint durable and the newest; what older ones alone used goes. OSError as the disk gives it."""
     for blob in checkpoint.schemas:
-        if blob.data is not None:
-            _write(files, f"{directory}/{blob.name}", blob.data)
+        if blob.tree is not None:
+            _write(files, f"{directory}/{blob.name}", blob.tree.encode())
     head = {**checkpoint.state, "schemas": [[blob.storage_group, blob.index] for blob in checkpoint.schemas]}
     files.sync_directory(directory)
     name = f"state-{checkpoint.index:020d}.ckpt"

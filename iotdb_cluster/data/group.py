@@ -463,7 +463,8 @@ class DataGroup:
     def freeze(self) -> Checkpoint:
         """The state at `applied`, and jobs that flush every memtable as it stands now.
 
-        The caller runs `job.run()` of each on a worker, in order, then `job.finish()` on the loop; when all are done,
+        The caller calls `step` until it gives False, runs `job.run()` of each on a worker, in order, then
+        `job.finish()` on the loop; when all are done,
         and those that it got from the store before, it calls `publisher` and runs what that gives on a worker. The log
         up to `checkpoint.index` is not needed any more then.
         """
@@ -471,7 +472,7 @@ class DataGroup:
         for number, one in sorted(self._state.storage_groups.items()):
             saved = self._schema_files.get(number, -1)
             fresh = saved >= 0 and one.changed <= saved
-            schemas.append(SchemaBlob(number, saved if fresh else self.applied, None if fresh else one.tree.dump()))
+            schemas.append(SchemaBlob(number, saved if fresh else self.applied, None if fresh else one.tree.snapshot()))
         state = {**self._state.to_json(), "position": [self.applied, self.applied_term]}
         return Checkpoint(self.applied, self.applied_term, state, tuple(schemas), self.store.seal())
 
@@ -480,6 +481,7 @@ class DataGroup:
 
         InvariantViolation where a unit's points are not flushed up to its index, and it is not absent.
         """
+        checkpoint.walk()
         for key in sorted(self._state.units):
             if self.store.is_absent(UnitId(*key)):  # it is fetched from another replica, at least up to here
                 continue

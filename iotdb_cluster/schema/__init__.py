@@ -36,6 +36,7 @@ from iotdb_cluster.schema.series import (
     check_type_and_encoding,
     default_encoding,
 )
+from iotdb_cluster.schema.snapshot import TreeSnapshot
 from iotdb_cluster.schema.tree import SchemaTree
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Series",
     "SeriesSpec",
     "TagFilter",
+    "TreeSnapshot",
     "check_measurement",
     "check_series_path",
     "check_spec",

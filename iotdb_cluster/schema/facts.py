@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from sys import intern
 from typing import Any, NamedTuple
 
 import crc32c
@@ -20,15 +21,18 @@ import numpy as np
 from iotdb_cluster import packing
 from iotdb_cluster.columns import Compressor, DataType, Encoding
 from iotdb_cluster.errors import CorruptData
-from iotdb_cluster.schema.paths import split_device
 
-__all__ = ["Facts", "dump_tree", "load_tree"]
+__all__ = ["Facts", "dump_devices", "load_tree"]
 
 _MAGIC = b"TREE"
 _VERSION = 1
 _ENVELOPE = struct.Struct(">4sBI")
 
 Pairs = tuple[tuple[str, str], ...]
+PARSED_TOGETHER = 10_000  # declarations
+_TYPES = {int(one): one for one in DataType}
+_ENCODINGS = {int(one): one for one in Encoding}
+_COMPRESSORS = {int(one): one for one in Compressor}
 
 
 class Facts(NamedTuple):
@@ -56,32 +60,38 @@ def _declaration(facts: Facts) -> str:
     return json.dumps(items, separators=(",", ":"), ensure_ascii=False)
 
 
-def _facts(declaration: str) -> Facts:
-    kind, encoding, compressor, *rest = json.loads(declaration)
-    alias, *pairs = rest or (None, (), (), ())
-    tags, attributes, properties = (tuple((key, value) for key, value in items) for items in pairs)
-    return Facts(DataType(kind), Encoding(encoding), Compressor(compressor), alias, tags, attributes, properties)
+def _facts(declarations: list[str]) -> Iterator[Facts]:
+    """Many at a time: one call of the parser for each costs more than the rest."""
+    declarations.reverse()
+    while declarations:  # the texts go as their facts come: a million of both would not fit
+        some = declarations[: -PARSED_TOGETHER - 1 : -1]
+        del declarations[-PARSED_TOGETHER:]
+        shared: dict[Pairs, Pairs] = {}
+        for kind, encoding, compressor, *rest in json.loads(f"[{','.join(some)}]"):
+            alias, *lists = rest or (None, (), (), ())
+            pairs = (tuple([(intern(key), value) for key, value in items]) for items in lists)
+            tags, attributes, properties = (shared.setdefault(one, one) for one in pairs)
+            yield Facts(
+                _TYPES[kind], _ENCODINGS[encoding], _COMPRESSORS[compressor], alias, tags, attributes, properties
+            )
 
 
-def dump_tree(storage_group: str, series: Iterable[tuple[str, Facts]]) -> bytes:
-    """`series`: (path, facts) in the order of the paths."""
-    devices: dict[str, list[tuple[str, str]]] = {}
+def dump_devices(storage_group: str, devices: Sequence[tuple[str, list[str], list[Facts]]]) -> bytes:
+    """`devices`: (path, names of its series, sorted, their facts) in the order of their first series' path."""
     declared: dict[Facts, str] = {}
-    for path, facts in series:
-        device, name = split_device(path)
-        text = declared.get(facts)
-        if text is None:
-            text = declared[facts] = _declaration(facts)
-        devices.setdefault(device, []).append((name, text))
-    names = sorted({name for items in devices.values() for name, _ in items})
+    for _, _, facts in devices:
+        for one in facts:
+            if one not in declared:
+                declared[one] = _declaration(one)
+    names = sorted({name for _, own, _ in devices for name in own})
     texts = sorted(declared.values())
     name_at = {name: at for at, name in enumerate(names)}
     text_at = {text: at for at, text in enumerate(texts)}
-    head = {"storage_group": storage_group, "devices": list(devices), "names": names, "facts": texts}
+    head = {"storage_group": storage_group, "devices": [path for path, *_ in devices], "names": names, "facts": texts}
     buffers = [
-        np.array([len(items) for items in devices.values()], "<u4").tobytes(),
-        np.array([name_at[name] for items in devices.values() for name, _ in items], "<u4").tobytes(),
-        np.array([text_at[text] for items in devices.values() for _, text in items], "<u4").tobytes(),
+        np.array([len(own) for _, own, _ in devices], "<u4").tobytes(),
+        np.array([name_at[name] for _, own, _ in devices for name in own], "<u4").tobytes(),
+        np.array([text_at[declared[one]] for _, _, facts in devices for one in facts], "<u4").tobytes(),
     ]
     body = packing.pack(head, buffers)
     return _ENVELOPE.pack(_MAGIC, _VERSION, crc32c.crc32c(body)) + body
@@ -105,7 +115,7 @@ def load_tree(data: bytes | memoryview) -> tuple[str, Iterator[tuple[str, str, F
 
 
 def _series(head: Any, buffers: list[memoryview]) -> Iterator[tuple[str, str, Facts]]:
-    names, facts = head["names"], [_facts(text) for text in head["facts"]]
+    names, facts = head["names"], list(_facts(head.pop("facts")))
     counts, name_at, fact_at = (np.frombuffer(buffer, "<u4").tolist() for buffer in buffers)
     at = 0
     for device, count in zip(head["devices"], counts, strict=True):

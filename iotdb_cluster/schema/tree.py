@@ -6,13 +6,14 @@ here depends on the order of a set, and a call that raises has changed nothing.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from sys import intern
 
 from iotdb_cluster.errors import CallerError, Status
-from iotdb_cluster.schema.facts import Facts, dump_tree, load_tree
+from iotdb_cluster.schema.facts import Facts, Pairs, load_tree
 from iotdb_cluster.schema.paths import (
     ROOT,
     PathPattern,
@@ -22,8 +23,12 @@ from iotdb_cluster.schema.paths import (
     split_path,
 )
 from iotdb_cluster.schema.series import Alter, Series, SeriesSpec, TagFilter, check_spec, check_tags
+from iotdb_cluster.schema.snapshot import TreeSnapshot
+from iotdb_cluster.schema.tag_index import TagIndex
 
 __all__ = ["SchemaTree"]
+
+RECENT_TAGS_MAX = 4_096  # different tags of series that are kept once
 
 
 class Node:
@@ -72,7 +77,9 @@ class SchemaTree:
         self._nodes = split_path(storage_group)
         self._root = Node()
         self._shared: dict[Facts, Facts] = {}
-        self._tagged: dict[str, dict[str, None]] = {}  # tag key -> the paths that have it
+        self._tagged = TagIndex()
+        self._recent_tags: dict[Pairs, Pairs] = {}  # equal tags are kept once
+        self._snapshot: TreeSnapshot | None = None  # that is still being walked
         self.version = 0  # raised before each change: a walk on another thread is right if it is the same afterwards
 
     @property
@@ -137,6 +144,8 @@ class SchemaTree:
     def _insert(self, nodes: Sequence[str], facts: Facts) -> None:
         """`nodes` are those below the storage group, and hold no series yet."""
         self.version += 1
+        if self._snapshot is not None:
+            self._keep(nodes[:-1], self._find(nodes[:-1]))
         at = self._root
         at.total += 1
         for name in nodes:
@@ -147,26 +156,23 @@ class SchemaTree:
                 below = at.children[intern(name)] = Node()
             parent, at = at, below
             at.total += 1
-        at.facts = self._shared.setdefault(facts, facts) if facts.plain else facts
+        at.facts = self._shared_facts(facts)
         if facts.alias is not None:
             if parent.aliases is None:
                 parent.aliases = {}
             parent.aliases[facts.alias] = nodes[-1]
-        self._index_tags(self._full(nodes), facts.tags)
+        if facts.tags:
+            self._tagged.add(self._full(nodes[:-1]), facts.tags)
+
+    def _shared_facts(self, facts: Facts) -> Facts:
+        if facts.plain:
+            return self._shared.setdefault(facts, facts)
+        if len(self._recent_tags) >= RECENT_TAGS_MAX:
+            self._recent_tags.clear()
+        return facts._replace(tags=self._recent_tags.setdefault(facts.tags, facts.tags))
 
     def _full(self, nodes: Sequence[str]) -> str:
         return ".".join((self._path, *nodes))
-
-    def _index_tags(self, path: str, tags: tuple[tuple[str, str], ...]) -> None:
-        for key, _ in tags:
-            self._tagged.setdefault(key, {})[path] = None
-
-    def _unindex_tags(self, path: str, tags: tuple[tuple[str, str], ...]) -> None:
-        for key, _ in tags:
-            paths = self._tagged[key]
-            del paths[path]
-            if not paths:
-                del self._tagged[key]
 
     # --- one series ---------------------------------------------------------------------------------------------------
 
@@ -243,9 +249,13 @@ class SchemaTree:
             if parent.aliases is None:
                 parent.aliases = {}
             parent.aliases[alias] = nodes[-1]
-        self._unindex_tags(series.path, facts.tags)
-        node.facts = facts._replace(alias=alias, tags=_pairs(tags.items()), attributes=_pairs(attributes.items()))
-        self._index_tags(series.path, node.facts.tags)
+        self._keep(nodes[:-1], parent)
+        device = self._full(nodes[:-1])
+        self._tagged.remove(device, facts.tags)
+        node.facts = self._shared_facts(
+            facts._replace(alias=alias, tags=_pairs(tags.items()), attributes=_pairs(attributes.items()))
+        )
+        self._tagged.add(device, node.facts.tags)
         return self._series(series.path, node.facts)
 
     @staticmethod
@@ -274,9 +284,10 @@ class SchemaTree:
         if facts is None:
             return
         self.version += 1
+        self._keep(nodes[:-1], parent)
         leaf.facts = None
         self._forget_alias(parent, facts.alias)
-        self._unindex_tags(path, facts.tags)
+        self._tagged.remove(self._full(nodes[:-1]), facts.tags)
         for node in way:
             node.total -= 1
         for at in range(len(nodes), 0, -1):
@@ -305,10 +316,15 @@ class SchemaTree:
             for path, facts, by_alias in self._walk(pattern):
                 yield self._series(path, facts, by_alias=by_alias)
             return
-        for path in sorted(self._tagged.get(tag.key, ())):
-            series = self.get(path)
-            if series is not None and pattern.matches(split_path(path)) and tag.matches(series.tags):
-                yield series
+        found = []
+        for device in self._tagged.devices(tag.key):
+            nodes = split_path(device)
+            parent = self._find(nodes[len(self._nodes) :])
+            for name, child in list(((parent.children if parent is not None else None) or {}).items()):
+                if child.facts is not None and tag.matches(dict(child.facts.tags)) and pattern.matches((*nodes, name)):
+                    found.append((f"{device}.{name}", child.facts))
+        for path, facts in sorted(found):
+            yield self._series(path, facts)
 
     def has_tag(self, key: str) -> bool:
         """Whether some series has this tag."""
@@ -509,23 +525,49 @@ class SchemaTree:
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
+    def _keep(self, nodes: Sequence[str], device: Node | None) -> None:
+        """Before a change of its series."""
+        if self._snapshot is not None:
+            self._snapshot.keep(self._full(nodes), device)
+
+    def snapshot(self) -> TreeSnapshot:
+        """The tree as it is now, which the caller walks; of several at once only the last one is right."""
+
+        def walked(snapshot: TreeSnapshot) -> None:
+            if self._snapshot is snapshot:
+                self._snapshot = None
+
+        self._snapshot = TreeSnapshot(self._path, self._root, walked)
+        return self._snapshot
+
     def dump(self) -> bytes:
         """The whole tree; equal trees give equal bytes."""
-        return dump_tree(self._path, ((path, facts) for path, facts, _ in self._walk(PathPattern(self._nodes))))
+        before = self._snapshot
+        snapshot = self.snapshot()
+        while snapshot.step():
+            pass
+        self._snapshot = before
+        return snapshot.encode()
 
     @classmethod
     def load(cls, data: bytes | memoryview) -> SchemaTree:
         """The inverse of `dump`; CorruptData where bytes are damaged, or of a version not known to this program."""
-        storage_group, series = load_tree(data)
-        tree = cls(storage_group)
-        depth = len(tree._nodes)
-        last = ""
-        nodes: tuple[str, ...] = ()
-        for device, name, facts in series:
-            if device != last:
-                last, nodes = device, split_path(device)[depth:]
-            tree._insert((*nodes, name), facts)
-        return tree
+        collecting = gc.isenabled()
+        gc.disable()  # all that is made here stays: looking for cycles in it takes as long as making it
+        try:
+            storage_group, series = load_tree(data)
+            tree = cls(storage_group)
+            depth = len(tree._nodes)
+            last = ""
+            nodes: tuple[str, ...] = ()
+            for device, name, facts in series:
+                if device != last:
+                    last, nodes = device, split_path(device)[depth:]
+                tree._insert((*nodes, name), facts)
+            return tree
+        finally:
+            if collecting:
+                gc.enable()
 
 
 _SERIES = -1

@@ -246,7 +246,7 @@ def test_schema_is_written_only_where_it_changed() -> None:
     assert before
     for _ in range(2):
         group.apply(group.applied + 1, 1, encode(Header(NO_REQUEST), Own(((7, 7, 1),), 999)))
-        assert all(blob.data is None for blob in group.freeze().schemas)
+        assert all(blob.tree is None for blob in group.freeze().schemas)
         group.checkpoint_now()
         group = DataGroup.open(1, disk, DIRECTORY)
     assert [name for name in disk.list(DIRECTORY) if name.startswith("schema-")] == before

@@ -1,0 +1,105 @@
+"""A tree as it was at one moment, while it goes on changing.
+
+Walking a large tree takes longer than the loop may be held. So a snapshot walks in steps; before a device changes that
+the walk has not come to, the tree hands it over as it is. Devices are all that is remembered of the tree: each with its
+series, in whose facts nothing ever changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+from iotdb_cluster.errors import check
+from iotdb_cluster.schema.facts import Facts, dump_devices
+
+__all__ = ["TreeSnapshot", "Walked"]
+
+STEP_NODES = 2_000  # looked at in one step: some 1 ms
+
+
+class Items:
+    """The series of a device: two lists, since the collector would have to look at a million pairs."""
+
+    __slots__ = ("facts", "names")
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.facts: list[Facts] = []
+
+
+class Walked(Protocol):
+    """What a snapshot needs of a node."""
+
+    @property
+    def children(self) -> Mapping[str, Walked] | None: ...
+    @property
+    def facts(self) -> Facts | None: ...
+
+
+class TreeSnapshot:
+    """Walk it with `step` on the loop until that gives False; then `encode` on any thread."""
+
+    def __init__(self, storage_group: str, root: Walked, on_walked: Callable[[TreeSnapshot], None]) -> None:
+        self._storage_group = storage_group
+        self._devices: dict[str, Items] = {}  # those that were come to or handed over
+        self._waiting: list[tuple[str, Walked]] = [(storage_group, root)]
+        self._at: tuple[str, Items | None, Iterator[tuple[str, Walked]]] | None = None
+        self._on_walked = on_walked
+        self._done = False
+
+    def keep(self, device: str, node: Walked | None) -> None:
+        """Its series are about to change; None where there is no such node yet."""
+        if self._at is not None and self._at[0] == device:
+            self._look(1 << 62)
+        if device not in self._devices:
+            items = self._devices[device] = Items()
+            for name, child in ((node.children if node is not None else None) or {}).items():
+                if child.facts is not None:
+                    items.names.append(name)
+                    items.facts.append(child.facts)
+
+    def step(self, nodes: int = STEP_NODES) -> bool:
+        """Look at so many nodes; False when all is done."""
+        while not self._done and nodes > 0:
+            if self._at is None:
+                if not self._waiting:
+                    self._done = True
+                    self._on_walked(self)
+                    break
+                path, node = self._waiting.pop()
+                items = None if path in self._devices else Items()
+                self._at = (path, items, iter(list((node.children or {}).items())))
+            nodes = self._look(nodes) - 1
+        return not self._done
+
+    def _look(self, nodes: int) -> int:
+        """On with the children of the node at hand; how many of `nodes` are left."""
+        if self._at is None:
+            return nodes
+        path, items, rest = self._at
+        for name, child in rest:
+            if child.facts is not None and items is not None:
+                items.names.append(name)
+                items.facts.append(child.facts)
+            if child.children is not None:
+                self._waiting.append((f"{path}.{name}", child))
+            nodes -= 1
+            if nodes <= 0:
+                return 0
+        if items is not None:
+            self._devices[path] = items
+        self._at = None
+        return nodes
+
+    def encode(self) -> bytes:
+        """The bytes of a checkpoint; equal trees give equal bytes."""
+        check(self._done, "the snapshot of %s was not walked to its end", self._storage_group)
+        devices = []
+        for path, items in self._devices.items():
+            if items.names:
+                order = sorted(range(len(items.names)), key=items.names.__getitem__)
+                names, facts = [items.names[at] for at in order], [items.facts[at] for at in order]
+                devices.append((path, names, facts))
+        devices.sort(key=lambda device: f"{device[0]}.{device[1][0]}")
+        return dump_devices(self._storage_group, devices)
