@@ -242,6 +242,7 @@ class Node:
             segment_bytes=settings.log_segment_bytes,
             cache_bytes_max=settings.log_cache_bytes,
             cache_entries_max=settings.log_memory_entries,
+            accept_loss=settings.accept_loss,
         )
         self._log = DurableLog.open(
             world.files, settings.wal_path, world.random, options, workers=world.workers, on_fault=self._fault

@@ -192,4 +192,4 @@ class Replicas:
             return False
         if group.raw.commit - group.applied > self._settings.unapplied_entries_max:
             return True
-        return self._guard.stands_aside(group.voter_nodes())
+        return self._guard.stands_aside(group)

@@ -122,14 +122,15 @@ class RoomGuard:
         told = self._told(node)
         return told is not None and told.free_bytes < self._settings.disk_free_min_bytes
 
-    def stands_aside(self, voters: Sequence[int]) -> bool:
-        """Whether this node leaves a group's new entries to others: a majority of its voters has room without it.
+    def stands_aside(self, group: Group) -> bool:
+        """Whether this node leaves a group's new entries to others: a majority of the voters has room without it.
 
         Half of the reserve is for what its disk must still take where that is not so.
         """
         told = self._told(self._me)
         if told is None or 2 * told.free_bytes >= self._settings.disk_free_min_bytes:
             return False
+        voters = group.voter_nodes()
         return 2 * sum(node != self._me and not self.lacks_room(node) for node in voters) > len(voters)
 
     def _free_texts(self, nodes: Sequence[int]) -> str:

@@ -104,6 +104,7 @@ class Settings:
     compaction_bytes_per_s: int = limits.COMPACTION_BYTES_PER_S
     log_segment_bytes: int = limits.LOG_SEGMENT_BYTES
     log_bytes_max: int = limits.LOG_BYTES_MAX
+    accept_loss: bool = False  # start although batches of the log are damaged, without them
     log_memory_bytes: int = limits.LOG_CACHE_BYTES_MAX
     log_memory_entries: int = limits.LOG_CACHE_ENTRIES_MAX
     log_memory_proportion: float = 0.0  # of the memtables' memory, in place of `log_memory_bytes`; 0: none

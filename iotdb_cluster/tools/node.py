@@ -11,7 +11,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from iotdb_cluster.cluster.configuration import FILES, BadConfiguration, Loaded, PropertyFile, load
@@ -30,7 +30,7 @@ logger = logging.getLogger("iotdb_cluster.node")
 
 USAGE = """usage: start-node.sh [printgc] [-c CONF_DIR] [-internal_meta_port N] [-internal_data_port N]
                      [-cluster_rpc_port N] [-cluster_rpc_ip HOST] [-seed_nodes LIST]
-                     [-nodetool_port N] [-web_port N] [-home DIR]"""
+                     [-nodetool_port N] [-web_port N] [-home DIR] [--accept-loss]"""
 OVERRIDES = {
     "-internal_meta_port",
     "-internal_data_port",
@@ -54,6 +54,7 @@ class Arguments:
     given_home: Path | None = None
     overrides: dict[str, str] = field(default_factory=dict)
     print_gc: bool = False
+    accept_loss: bool = False
 
     @property
     def home(self) -> Path:
@@ -69,6 +70,8 @@ def parse_arguments(words: Sequence[str]) -> Arguments:
         word = rest.pop(0)
         if word == "printgc":
             found.print_gc = True
+        elif word == "--accept-loss":
+            found.accept_loss = True
         elif word in ("-h", "-help", "--help"):
             raise BadConfiguration(USAGE)
         elif word in ("-s", "-sc"):
@@ -99,7 +102,8 @@ def read_settings(arguments: Arguments) -> Loaded:
     if arguments.conf is not None and not files:
         raise BadConfiguration(f"{conf} holds neither {FILES[0]} nor {FILES[1]}")
     usual = PropertyFile(FILES[1], "memory of this machine", f"memtable_memory_mb={default_memtable_mb()}")
-    return load([usual, *files], arguments.overrides, str(arguments.home.resolve()))
+    loaded = load([usual, *files], arguments.overrides, str(arguments.home.resolve()))
+    return replace(loaded, settings=replace(loaded.settings, accept_loss=arguments.accept_loss))
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """start-node.sh and stop-node.sh: exit codes, messages, and clusters formed by hand out of conf directories."""
 
+import json
 import os
 import shutil
 import signal
@@ -302,3 +303,43 @@ def test_another_cluster_name_is_refused(nodes: Nodes) -> None:
         assert code == 3
         assert "'one'" in said
         assert "'two'" in said
+
+
+# --- a damaged log ----------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_log_is_refused_until_the_loss_is_accepted(nodes: Nodes, replay: ModuleType) -> None:
+    nodes.write(1, seeds=1, default_replica_num=1)
+    nodes.start(1)
+    nodes.wait(1)
+    peer = replay.Peer("127.0.0.1", nodes.ports(1)[2], {})
+    for time_ms in range(1, 7):
+        assert peer.answer(f"INSERT INTO root.loss.d(timestamp, s) VALUES ({time_ms}, {time_ms})") == ["ok"]
+    peer.close()
+    nodes.running[1].kill()
+    nodes.running[1].wait()
+    log = nodes.directory / "node1" / "data" / "wal"
+    told = script("iotdb", "raft-log", "--json", "-d", log)
+    facts = [json.loads(line) for line in told.stdout.splitlines()]
+    inserts = [fact["index"] for fact in facts if fact["what"] == "entry" and "insert of" in fact["text"]]
+    appends = {fact["first"]: fact["batch"] for fact in facts if fact["what"] == "record" and fact["kind"] == "append"}
+    batch = next(f for f in facts if f["what"] == "batch" and f["sequence"] == appends[inserts[3]])
+    with Path(batch["path"]).open("r+b") as segment:
+        segment.seek(batch["offset"] + batch["bytes"] - 1)
+        last = segment.read(1)[0]
+        segment.seek(-1, 1)
+        segment.write(bytes([last ^ 1]))
+    assert script("iotdb", "raft-log", log).returncode == 4
+    nodes.start(1)
+    code, said = nodes.ended(1)
+    assert code == 4
+    assert f"{batch['path']} offset {batch['offset']}" in said
+    assert "--accept-loss" in said
+    for words in (["--accept-loss"], []):
+        nodes.start(1, *words)
+        nodes.wait(1)
+        peer = replay.Peer("127.0.0.1", nodes.ports(1)[2], {})
+        assert peer.answer("SELECT count(s) FROM root.loss.d")[1] == "3"
+        peer.close()
+        nodes.running[1].kill()
+        nodes.running[1].wait()

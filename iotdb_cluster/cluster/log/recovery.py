@@ -123,7 +123,8 @@ def _missing(number: int, found: Iterable[Found], whole: dict[int, Found], newes
         place = f"before {behind}"
     return (
         f"{place}: batch {number} of the log is missing or damaged, while the log goes on to batch "
-        f"{newest.head.sequence} at {newest}; replace this node, or accept the loss if there is no other copy"
+        f"{newest.head.sequence} at {newest}; replace this node, or, if there is no other copy, start it with "
+        "--accept-loss"
     )
 
 
