@@ -40,11 +40,17 @@ class Fixture:
     def __init__(self, simulation: Simulation, **free: int) -> None:
         self.world = simulation.world("guard")
         settings = Settings(
-            NodeAddress("h", 1, 2, 3), (), "/data", memtable_bytes_max=1_000_000, disk_free_min_bytes=MIB
+            NodeAddress("h", 1, 2, 3),
+            (),
+            "/data",
+            memtable_bytes_max=1_000_000,
+            disk_free_min_bytes=MIB,
+            uncommitted_entries_max=5,
         )
         self.used = 0
         self.free = {int(node[1:]): size for node, size in free.items()}
-        self.group = SimpleNamespace(leads=True, voter_nodes=lambda: [1, 2, 3])
+        self.raw = SimpleNamespace(last_index=10, commit=10)
+        self.group = SimpleNamespace(id=7, leads=True, voter_nodes=lambda: [1, 2, 3], raw=self.raw)
         self.guard = RoomGuard(settings, lambda: self.used, ME, self.told)
 
     def told(self, node: int) -> NodeFacts | None:
@@ -151,6 +157,32 @@ def test_room_that_comes_back_is_used_at_once() -> None:
 
         simulation.spawn(clear())
         assert 1_000 <= fixture.run(simulation, INSERT) <= 1_200
+
+
+def test_a_writer_waits_for_the_window() -> None:
+    """As many entries of the group are on their way as may be."""
+    with Simulation(1) as simulation:
+        fixture = Fixture(simulation)
+        fixture.raw.last_index += 5
+        assert "5 entries that are not committed" in refused(simulation, fixture).message
+        assert simulation.now_ms >= WAIT_MS_MAX - 100
+        fixture.raw.commit += 1
+        assert fixture.run(simulation, INSERT) < 10
+
+
+@pytest.mark.parametrize(
+    ("free", "aside"),
+    [
+        ({"n1": MIB // 2 - 1}, True),
+        ({"n1": MIB // 2 - 1, "n2": 0}, False),
+        ({"n1": MIB // 2}, False),
+        ({"n2": 0}, False),
+    ],
+)
+def test_a_follower_without_room_stands_aside_where_the_others_are_enough(free: dict[str, int], aside: bool) -> None:
+    with Simulation(1) as simulation:
+        fixture = Fixture(simulation, **free)
+        assert fixture.guard.stands_aside(fixture.group) is aside  # type: ignore[arg-type]
 
 
 def test_free_space_is_that_of_the_fullest_directory() -> None:
