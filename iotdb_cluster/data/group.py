@@ -271,10 +271,11 @@ class DataGroup:
         del index, header, repeat
         taken = 0
         for first, last, epoch in body.slots:
+            decided = SlotState(epoch, body.meta_index)
             for slot in range(first, last + 1):
                 known = self._state.slots.get(slot)
                 if known is None or (epoch > known.epoch and body.meta_index >= known.meta_index):
-                    self._state.slots[slot] = SlotState(epoch, body.meta_index)
+                    self._state.slots[slot] = decided
                     taken += 1
         return {"slots": taken}
 

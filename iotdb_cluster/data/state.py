@@ -17,10 +17,10 @@ from iotdb_cluster.schema import PathPattern, SchemaTree
 
 __all__ = ["GroupState", "Listed", "SlotState", "StorageGroupState", "UnitState"]
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class SlotState:
     """Meta's last decision about a slot that this group heard of: owned here since `epoch`."""
 
@@ -157,11 +157,27 @@ class GroupState:
         self.check_same_slot(header.slot, unit.slot)
         return unit
 
+    def _slot_runs(self) -> list[list[int]]:
+        """[first slot, last slot, epoch, meta index] of neighbours that are alike: thousands of slots in a few runs."""
+        runs: list[list[int]] = []
+        first = last = -2
+        known: SlotState | None = None
+        for slot in sorted(self.slots):
+            one = self.slots[slot]
+            if slot != last + 1 or (one is not known and one != known):
+                if known is not None:
+                    runs.append([first, last, known.epoch, known.meta_index])
+                first, known = slot, one
+            last = slot
+        if known is not None:
+            runs.append([first, last, known.epoch, known.meta_index])
+        return runs
+
     def to_json(self) -> dict[str, Any]:
         """All but the trees, which follow in the order of `storage_groups`."""
         return {
             "version": STATE_VERSION,
-            "slots": [[slot, one.epoch, one.meta_index] for slot, one in sorted(self.slots.items())],
+            "slots": self._slot_runs(),
             "units": [
                 [storage_group, partition, unit.slot, unit.floor, unit.last_intent]
                 for (storage_group, partition), unit in sorted(self.units.items())
@@ -178,8 +194,8 @@ class GroupState:
             if value["version"] != STATE_VERSION:
                 raise CorruptData(f"a group's state has version {value['version']}, this program knows {STATE_VERSION}")
             state = cls(requests=RequestWindow.load(value["requests"]), dropped=dict(map(tuple, value["dropped"])))
-            for slot, epoch, meta_index in value["slots"]:
-                state.slots[slot] = SlotState(epoch, meta_index)
+            for first, last, epoch, meta_index in value["slots"]:
+                state.slots.update(dict.fromkeys(range(first, last + 1), SlotState(epoch, meta_index)))
             for storage_group, partition, slot, floor, last_intent in value["units"]:
                 state.units[storage_group, partition] = UnitState(slot, floor, last_intent)
             for one, tree in zip(value["storage_groups"], trees, strict=True):

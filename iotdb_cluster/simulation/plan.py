@@ -55,7 +55,7 @@ class Plan:
             (50.0, rng.choice((500.0, 2_000.0, 8_000.0))),
             (20.0, rng.choice((200.0, 2_000.0, 6_000.0))),
             network,
-            rng.choice((12_000.0, 20_000.0, 30_000.0)),
+            rng.choice((10_000.0, 15_000.0, 25_000.0)),
             rng.choice((0.0, 0.0, 0.01, 0.1)),
             rng.choice((5.0, 200.0, 2_000.0)),
         )
@@ -82,7 +82,7 @@ class Shape:
         return cls(
             5 if rng.random() < 0.08 else 3,
             rng.randint(3, 6),
-            rng.choice((150, 200, 300)),
+            rng.choice((100, 150, 200)),
             rng.choice((1_000, 60_000)),
             rng.choice((1 * KIB, 16 * KIB, 1 * MIB)),
             rng.choice((128 * KIB, 256 * KIB, 1 * MIB)),

@@ -117,7 +117,7 @@ class Clients:
         over: Callable[[], bool],
     ) -> None:
         """Some keep reading through one node, whatever becomes of it, while others write through the rest."""
-        every = rng.choice((0.03, 0.06, 0.1))
+        every = rng.choice((0.05, 0.1, 0.15))
 
         async def reads(name: str) -> None:
             session = chased()

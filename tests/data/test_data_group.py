@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -37,6 +38,7 @@ from iotdb_cluster.data import (
     encode,
     encode_insert,
 )
+from iotdb_cluster.data.state import GroupState, SlotState
 from iotdb_cluster.errors import CallerError, CorruptData, InvariantViolation, Moved, StaleSchema, Status
 from iotdb_cluster.limits import INT64_MAX, INT64_MIN
 from iotdb_cluster.requests import NO_REQUEST, RequestId
@@ -456,3 +458,20 @@ def test_bad_bytes_never_break_a_group(log: Log, insert_payloads: list[bytes]) -
             index -= 1
     assert taken > 40
     assert isinstance(log.group.digest(), str)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_slots_come_back_from_their_runs(seed: int) -> None:
+    rng = random.Random(seed)
+    state = GroupState()
+    for slot in rng.sample(range(60), rng.randint(0, 60)):
+        state.slots[slot] = SlotState(rng.choice((1, 1, 1, 2)), rng.choice((7, 7, 9)))
+    found = GroupState.from_json(json.loads(json.dumps(state.to_json())), [])
+    assert found.slots == state.slots
+    assert len(state.to_json()["slots"]) <= len(state.slots)
+
+
+def test_a_whole_range_of_slots_is_one_run() -> None:
+    state = GroupState()
+    state.slots.update(dict.fromkeys(range(10, 5_000), SlotState(1, 7)))
+    assert state.to_json()["slots"] == [[10, 4_999, 1, 7]]
