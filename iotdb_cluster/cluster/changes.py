@@ -20,7 +20,7 @@ from iotdb_cluster.data import (
     IntentKind,
     encode,
 )
-from iotdb_cluster.errors import CallerError, Moved, Status
+from iotdb_cluster.errors import CallerError, Moved, OutcomeUnknown, Status
 from iotdb_cluster.limits import INT64_MAX, INT64_MIN
 from iotdb_cluster.meta import commands
 from iotdb_cluster.packing import pack
@@ -30,6 +30,7 @@ from iotdb_cluster.schema import Alter, PathPattern, SeriesSpec, check_series_pa
 __all__ = ["Changes"]
 
 MOVED_PAUSE_MS = 10
+ERRORS_TOLD_MAX = 20  # of a delete in many storage groups
 SERIES_PER_ENTRY = 5_000  # so that an entry with long names, tags and attributes stays below its limit
 
 
@@ -183,9 +184,22 @@ class Changes:
         await self._delete(pattern, intent, deadline)
 
     async def _delete(self, pattern: PathPattern, intent: DeleteIntent, deadline: Deadline) -> bool:
-        """Carry a delete out in every storage group that the pattern touches; whether any series matched."""
+        """Carry a delete out in every storage group that the pattern touches; whether any series matched.
+
+        It goes on where it can when one storage group fails; the error tells all that failed.
+        """
         groups = [reference(group) for group in self._meta.state.storage_groups_touched(pattern)]
-        found = await asyncio.gather(*(self._delete_in(group, intent, deadline) for group in groups))
+        found = await asyncio.gather(
+            *(self._delete_in(group, intent, deadline) for group in groups), return_exceptions=True
+        )
+        errors: list[CallerError] = []
+        for outcome in found:
+            if isinstance(outcome, CallerError):
+                errors.append(outcome)
+            elif isinstance(outcome, BaseException):
+                raise outcome
+        if errors:
+            raise _together(errors)
         return any(found)
 
     async def _delete_in(self, group: StorageGroupRef, intent: DeleteIntent, deadline: Deadline) -> bool:
@@ -217,3 +231,16 @@ class Changes:
 
 def _is_gone(error: CallerError | None) -> bool:
     return error is not None and error.code == Status.STORAGE_GROUP_NOT_EXIST
+
+
+def _together(errors: Sequence[CallerError]) -> CallerError:
+    """One error for several: that the outcome of one is unknown counts most, then what the first was."""
+    if len(errors) == 1:
+        return errors[0]
+    messages = list(dict.fromkeys(error.message for error in errors))
+    text = "; ".join(messages[:ERRORS_TOLD_MAX])
+    if len(messages) > ERRORS_TOLD_MAX:
+        text += f"; and {len(messages) - ERRORS_TOLD_MAX} more"
+    if any(isinstance(error, OutcomeUnknown) for error in errors):
+        return OutcomeUnknown(text)
+    return CallerError(errors[0].code, text)

@@ -15,7 +15,7 @@ from iotdb_cluster.cluster.settings import NodeAddress, Settings
 from iotdb_cluster.cluster.statement_reads import StatementReads
 from iotdb_cluster.columns import DataType, shape_of
 from iotdb_cluster.data import decode_header
-from iotdb_cluster.errors import CallerError, Moved, Status
+from iotdb_cluster.errors import CallerError, Moved, OutcomeUnknown, Status
 from iotdb_cluster.requests import RequestId
 from iotdb_cluster.schema import SeriesSpec
 from tests.cluster.shell import run_virtual, world_of
@@ -108,5 +108,57 @@ def test_mid_reads_what_a_member_has_where_no_leader_answers(consistency: str) -
             assert await reads._at_leader(7, attempt) == "weak"
             assert asyncio.get_running_loop().time() < 1.5
             assert ("strong" in asked) == (consistency == "mid")
+
+    run_virtual(main)
+
+
+class _Groups:
+    """Meta with storage groups a to d; deletes in b and c fail."""
+
+    def __init__(self, failures: dict[str, CallerError]) -> None:
+        self.failures = failures
+        self.state = SimpleNamespace(storage_groups_touched=lambda _: [_group(name) for name in "abcd"])
+        self.asked: list[str] = []
+
+    async def barrier(self, _: Deadline) -> None:
+        await asyncio.sleep(0)
+
+    async def delete(self, group: StorageGroupRef, _intent: Any, _deadline: Deadline) -> bool:
+        await asyncio.sleep(0.01 if group.path in self.failures else 0.02)
+        self.asked.append(group.path)
+        if group.path in self.failures:
+            raise self.failures[group.path]
+        return True
+
+
+def _group(name: str) -> Any:
+    return SimpleNamespace(id=ord(name), path=f"root.{name}", ttl_ms=None, dropping=False)
+
+
+@pytest.mark.parametrize(
+    ("failures", "wanted"),
+    [
+        ({"root.b": CallerError(Status.NO_LEADER, "no b")}, (Status.NO_LEADER, "no b")),
+        (
+            {"root.b": CallerError(Status.NO_LEADER, "no b"), "root.c": CallerError(Status.TIME_OUT, "no c")},
+            (Status.NO_LEADER, "no b; no c"),
+        ),
+        (
+            {"root.b": CallerError(Status.NO_LEADER, "no b"), "root.c": OutcomeUnknown("who knows")},
+            (Status.TIME_OUT, "no b; who knows"),
+        ),
+    ],
+)
+def test_a_delete_in_several_storage_groups_tells_every_failure(
+    failures: dict[str, CallerError], wanted: tuple[Status, str]
+) -> None:
+    async def main() -> None:
+        groups = _Groups(failures)
+        changes = Changes(groups, None, None, None, None, SETTINGS)  # type: ignore[arg-type]
+        changes._delete_in = groups.delete  # type: ignore[method-assign]
+        with pytest.raises(CallerError) as caught:
+            await changes.delete_points("root", 0, 10, Deadline(world_of(1), 1_000))
+        assert (caught.value.code, caught.value.message) == wanted
+        assert sorted(groups.asked) == ["root.a", "root.b", "root.c", "root.d"], "it goes on where it can"
 
     run_virtual(main)
