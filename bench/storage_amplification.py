@@ -2,10 +2,10 @@
 
     python bench/storage_amplification.py [--small]
 
-Random walks (sigma 1.0) of 2 decimals, 10 devices x 10 columns x 1,000 rows a flush, times 1 s apart, jitter none; 256
+Random walks (sigma 1.0) of 2 decimals, 3 devices x 10 columns x 1,000 rows a flush, times 1 s apart, jitter none; 128
 flushes, and after each the compaction that is due. Three histories: in order; 20 % of the rows up to an hour late; and
-in order with a TTL of 64 flushes, expired after each. Bytes, not times: the figures do not depend on the machine.
-Targets: at most 6 in order and late (log4 of the flushes, and the flush), at most 7 with expiry.
+in order with a TTL of 32 flushes, expired after each. Bytes, not times: the figures do not depend on the machine.
+Targets: at most 5 in order and late (log4 of the flushes, and the flush), at most 6 with expiry.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from iotdb_cluster.columns import Column, DataType, Tablet, shape_of
 from iotdb_cluster.storage import Store, StoreOptions
 from iotdb_cluster.world import RealFileSystem
 
-FLUSHES, ROWS, COLUMNS, DEVICES, SIGMA = 256, 1_000, 10, 10, 1.0
-LATE_SHARE, LATE_ROWS, TTL_FLUSHES = 0.2, 3_600, 64
-TARGETS = {"in_order": 6.0, "late": 6.0, "expiring": 7.0}
+FLUSHES, ROWS, COLUMNS, DEVICES, SIGMA = 128, 1_000, 10, 3, 1.0
+LATE_SHARE, LATE_ROWS, TTL_FLUSHES = 0.2, 3_600, 32
+TARGETS = {"in_order": 5.0, "late": 5.0, "expiring": 6.0}
 LIMIT_S = 300
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from iotdb_cluster.limits import MIB
+from iotdb_cluster.limits import KIB, MIB
 from iotdb_cluster.storage.chunk_reader import ChunkFile
 from iotdb_cluster.storage.tombstones import Tombstone
 from iotdb_cluster.storage.types import FileInfo, MergeRequest, StoreOptions
@@ -18,7 +18,7 @@ from iotdb_cluster.storage.unit import Unit, settled_at
 
 __all__ = ["Choice", "choose", "expiry_pays", "hidden_upto"]
 
-TIER_BYTES = 1 * MIB  # files below it are of like size ...
+TIER_BYTES = 64 * KIB  # files below it are of like size ...
 TIER_FACTOR = 4  # ... as are those within one such step above
 REST_MS = 60_000.0
 REST_MS_PER_MIB = 1_000.0
@@ -83,20 +83,24 @@ def _asked(unit: Unit, durable: Sequence[Tombstone]) -> list[ChunkFile]:
 
 
 def _of_like_size(files: Sequence[ChunkFile], options: StoreOptions) -> list[ChunkFile]:
-    """The longest run of neighbours of like size."""
+    """The run of neighbours with the fewest bytes in which enough files are of the size of its first, and none larger.
+
+    A larger file never joins smaller ones: it would be written again with each few of them.
+    """
     best: list[ChunkFile] = []
-    run: list[ChunkFile] = []
-    total, tier = 0, -1
-    for file in files:
-        mine = _tier(file.info.bytes)
-        if run and (mine > tier or total + file.info.bytes > options.compaction_bytes_max):
-            run, total = [], 0
-        if not run:
-            tier = mine
-        run.append(file)
-        total += file.info.bytes
-        if len(run) >= options.compaction_files_min and len(run) > len(best):
-            best = list(run)
+    least = options.compaction_bytes_max + 1
+    for begin, first in enumerate(files):
+        tier = _tier(first.info.bytes)
+        total = alike = 0
+        for end in range(begin, len(files)):
+            mine = _tier(files[end].info.bytes)
+            total += files[end].info.bytes
+            if mine > tier or total >= least:
+                break
+            alike += mine == tier
+            if mine == tier and alike >= options.compaction_files_min:
+                best, least = list(files[begin : end + 1]), total
+                break
     return best
 
 

@@ -23,7 +23,6 @@ from pathlib import Path
 from types import ModuleType
 
 HERE = Path(__file__).parent
-STEPS_MAX = 25
 LIMIT_S = 7_200
 
 
@@ -46,8 +45,7 @@ def run_one(seed: int, number: int) -> str:
         if number % 2:
             model.run_power_cuts(tools, rng.getrandbits(60))
         else:
-            script = [(rng.choice(model.OPS), rng.getrandbits(32)) for _ in range(rng.randint(1, STEPS_MAX))]
-            model.run_history(tools, script, rng.getrandbits(32))
+            model.run_history(tools, model.random_script(rng), rng.getrandbits(32))
     except Exception:
         return f"history {number} of seed {seed}: {traceback.format_exc(limit=-3)}"
     return ""

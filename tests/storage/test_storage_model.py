@@ -19,7 +19,8 @@ U = UnitId(7, -2)
 OPTIONS = StoreOptions(compaction_files_min=2, tombstones_max=0, cache_bytes_max=10_000)
 OPS = ["write"] * 6 + ["delete", "delete", "expire", "flush", "flush", "compact", "restart", "check", "half", "copy"]
 OPS += ["damage"]
-steps = st.lists(st.tuples(st.sampled_from(OPS), st.integers(0, 1 << 32)), min_size=1, max_size=25)
+STEPS_MAX = 25
+steps = st.lists(st.tuples(st.sampled_from(OPS), st.integers(0, 1 << 32)), min_size=1, max_size=STEPS_MAX)
 
 
 class Log:
@@ -219,10 +220,21 @@ def run_history(tools: Any, script: list[tuple[str, int]], seed: int) -> None:
         assert on_disk == named
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps, st.integers(0, 1 << 32))
 def test_store_equals_dict(tools: Any, script: list[tuple[str, int]], seed: int) -> None:
     run_history(tools, script, seed)
+
+
+def random_script(rng: random.Random) -> list[tuple[str, int]]:
+    """Longer than what hypothesis likes to draw."""
+    return [(rng.choice(OPS), rng.getrandbits(32)) for _ in range(rng.randint(1, STEPS_MAX))]
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_random_history_equals_dict(tools: Any, seed: int) -> None:
+    rng = random.Random(seed)
+    run_history(tools, random_script(rng), rng.getrandbits(32))
 
 
 def _run_until_cut(tools: Any, disk: SimulatedDisk, log: Log, rng: random.Random, model: Any) -> None:
