@@ -233,7 +233,7 @@ class Swarm:
             else:
                 nemesis.mend()
         else:
-            simulation.run_until(5_000.0)
+            simulation.run_until(self.plan.faults_ms)
         simulation.run(self._serving(world, serving), SERVES_AGAIN_MS)
         simulation.run(self._lives(world, serving), LIVE_MS + 1_000)
         self.clients.stop = True
