@@ -94,6 +94,7 @@ class _Batch:
     submissions: list[_Submission]
     records: list[Record]
     release: int
+    size: int = BATCH_HEAD_BYTES  # at most
     sequence: int = 0
     oldest: int = 0
     segment: Segment | None = None
@@ -430,7 +431,7 @@ class DurableLog:
             size = grown
             records.extend(following.records)
             submissions.append(self._queue.popleft())
-        return _Batch(submissions, records, release) if submissions or release else None
+        return _Batch(submissions, records, release, size) if submissions or release else None
 
     def _releasable(self) -> int:
         """How many segments, from the oldest on, hold no entry that is still needed."""
@@ -444,8 +445,7 @@ class DurableLog:
 
     async def _write_batch(self, batch: _Batch) -> None:
         if batch.records or not batch.submissions:
-            contents = sum(map(content_bytes, batch.records))
-            await self._place(batch, padded(batch_bytes(len(batch.records), contents)))
+            await self._place(batch, padded(batch.size))
             self._writing = True
             length = await self._work(self._write, batch)
             self._writing = False
