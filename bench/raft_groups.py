@@ -42,6 +42,7 @@ from iotdb_cluster.errors import CallerError, OutcomeUnknown
 from iotdb_cluster.packing import pack
 from iotdb_cluster.raft import ConfState, Entries, RawNode, Snapshot
 from iotdb_cluster.rpc.peer_messages import PeerIdentity
+from iotdb_cluster.tools.node import GC_THRESHOLDS
 from iotdb_cluster.world import real_world
 
 NODES = (1, 2, 3)
@@ -308,6 +309,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.node:
         sys.setswitchinterval(0.001)
+        gc.set_threshold(*GC_THRESHOLDS)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run_node(arguments))
         return 0
