@@ -12,6 +12,7 @@ Failures: `SystemFault` where the disk fails, `CorruptData` (a SystemFault) wher
 `InvariantViolation` where the caller breaks the order of positions.
 """
 
+from iotdb_cluster.storage.chunk_view import chunk_facts
 from iotdb_cluster.storage.copies import MirroredUnit, PinnedUnit
 from iotdb_cluster.storage.jobs import CompactionJob, FlushJob
 from iotdb_cluster.storage.reader import UnitReader
@@ -48,5 +49,6 @@ __all__ = [
     "UnitId",
     "UnitReader",
     "add_sums",
+    "chunk_facts",
     "round_values",
 ]
