@@ -18,6 +18,7 @@ from iotdb_cluster.storage.codec_ids import pack_nested
 from iotdb_cluster.storage.codecs import CODEC_VERSION, Codec, PageEncoder, encode_bits, encode_values
 from iotdb_cluster.storage.durable import SyncedWriter
 from iotdb_cluster.storage.merge import pages_of
+from iotdb_cluster.storage.number_codecs import Hints
 from iotdb_cluster.storage.segments import BLOCK, block_statistics, pack_blocks
 from iotdb_cluster.storage.tables import Table
 from iotdb_cluster.storage.types import Position
@@ -40,6 +41,7 @@ class ChunkWriter:
         self._page_rows = page_rows
         self._out = SyncedWriter(files, path)
         self._level = level
+        self.hints: Hints = {}
         self._crc = 0
         self._devices: dict[str, int] = {}
         self._groups: list[tuple[int, int, int, int, int, int, int]] = []
@@ -154,7 +156,7 @@ class GroupWriter:
         self._level = level
         self._page_rows = page_rows
         self._time_encoder = PageEncoder(DataType.INT64, level)
-        self._encoders = [PageEncoder(kind, level) for _, kind in series]
+        self._encoders = [PageEncoder(kind, level, writer.hints) for _, kind in series]
         self._time_pages: list[tuple[int, ...]] = []
         self._time_blocks: list[tuple[Int64Array, Int64Array]] = []
         self._pages: list[list[tuple[int, ...]]] = [[] for _ in series]

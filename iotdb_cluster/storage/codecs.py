@@ -16,7 +16,7 @@ from iotdb_cluster.columns import BoolArray, DataType, TextColumn, Values
 from iotdb_cluster.errors import CorruptData
 from iotdb_cluster.storage.byte_codecs import THOROUGH_LEVEL, decode_bytes, encode_bytes
 from iotdb_cluster.storage.codec_ids import CODEC_VERSION, Codec, Encoded
-from iotdb_cluster.storage.number_codecs import NumberEncoder, decode_numbers, decode_runs, encode_runs
+from iotdb_cluster.storage.number_codecs import Hints, NumberEncoder, decode_numbers, decode_runs, encode_runs
 from iotdb_cluster.storage.text_codecs import decode_texts, encode_texts
 
 __all__ = ["CODEC_VERSION", "Codec", "PageEncoder", "decode_bits", "decode_values", "encode_bits", "encode_values"]
@@ -52,10 +52,10 @@ def decode_bits(codec: int, version: int, data: bytes, count: int) -> BoolArray:
 class PageEncoder:
     """Encodes the pages of one column, which share what is found out about it; `level` is pcodec's."""
 
-    def __init__(self, kind: DataType, level: int) -> None:
+    def __init__(self, kind: DataType, level: int, hints: Hints | None = None) -> None:
         self._kind = kind
         self._level = level
-        self._numbers = NumberEncoder(level)
+        self._numbers = NumberEncoder(level, hints)
 
     def encode(self, values: Values) -> Encoded:
         """`values` are native and contiguous, at least one cell."""

@@ -27,7 +27,7 @@ from iotdb_cluster.errors import CorruptData
 from iotdb_cluster.storage.byte_codecs import THOROUGH_LEVEL
 from iotdb_cluster.storage.codec_ids import CODEC_VERSION, Codec, Encoded, pack_nested, take_nested
 
-__all__ = ["NumberEncoder", "decode_numbers", "decode_runs", "decode_some", "encode_runs"]
+__all__ = ["Hints", "NumberEncoder", "decode_numbers", "decode_runs", "decode_some", "encode_runs"]
 
 Array = npt.NDArray[Any]
 PCO_CELLS_MIN = 24  # below that its head outweighs what it saves
@@ -35,6 +35,7 @@ STRIDE_CELLS_MIN = 3
 SAMPLE_CELLS = 512
 AUTO_CELLS_MIN = 1_024  # pcodec's own search (strange steps, floats of fewer bits) costs 30 us
 RUNS_FACTOR = 8  # runs are worth it where they are on average so long
+HINT_CELLS_MAX = 1_024  # longer pages are worth a trial
 GROWTH_MAX = 1.25  # a page that needs so many times the bytes a cell of the first one: look anew
 EXPONENT_MAX = 10
 DECIMAL_BITS_MAX = 2.0**50  # of a scaled number; beyond it decimals are no sparser than doubles
@@ -52,6 +53,9 @@ class _Plan:
     exponent: int | None = None
     trend: bool = False
     runs: bool = False
+
+
+Hints = dict[str, tuple[_Plan, float]]  # dtype's character -> (plan, bytes a cell)
 
 
 @lru_cache(maxsize=64)
@@ -79,10 +83,15 @@ def _pco(values: Array, level: int, delta: int | None) -> Encoded:
 
 
 class NumberEncoder:
-    """Encodes the pages of one column of INT32, INT64, FLOAT or DOUBLE; `level` is pcodec's."""
+    """Encodes the pages of one column of INT32, INT64, FLOAT or DOUBLE; `level` is pcodec's.
 
-    def __init__(self, level: int) -> None:
+    `hints` is shared by the columns of a file: of each dtype what suited the last one. A short page takes it untried
+    if that makes it no larger.
+    """
+
+    def __init__(self, level: int, hints: Hints | None = None) -> None:
         self._level = level
+        self._hints: Hints = {} if hints is None else hints
         self._plan: _Plan | None = None
         self._expected = 0.0  # bytes a cell
 
@@ -92,6 +101,9 @@ class NumberEncoder:
             return Codec.STRIDE, _STRIDE.pack(int(values[0]), int(values[1]) - int(values[0]))
         if len(values) < PCO_CELLS_MIN:
             return _plain(values)
+        hint = self._hints.get(values.dtype.char) if self._plan is None and len(values) <= HINT_CELLS_MAX else None
+        if hint is not None:
+            self._plan, self._expected = hint
         if self._plan is not None:
             encoded = _encode(values, self._plan, self._level)
             if len(encoded[1]) <= GROWTH_MAX * self._expected * len(values):
@@ -99,6 +111,7 @@ class NumberEncoder:
         self._plan = _choose(values, self._level)
         encoded = _encode(values, self._plan, self._level)
         self._expected = len(encoded[1]) / len(values)
+        self._hints[values.dtype.char] = (self._plan, self._expected)
         return encoded
 
 
