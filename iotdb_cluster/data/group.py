@@ -464,10 +464,9 @@ class DataGroup:
     def freeze(self) -> Checkpoint:
         """The state at `applied`, and jobs that flush every memtable as it stands now.
 
-        The caller calls `step` until it gives False, runs `job.run()` of each on a worker, in order, then
-        `job.finish()` on the loop; when all are done,
-        and those that it got from the store before, it calls `publisher` and runs what that gives on a worker. The log
-        up to `checkpoint.index` is not needed any more then.
+        The caller calls `step` until it gives False, then `job.run()` of each on a worker, in order, and `job.finish()`
+        on the loop. After these, and those that it got before, a worker runs what `publisher` gives; then the log up to
+        `checkpoint.index` is not needed any more.
         """
         schemas = []
         for number, one in sorted(self._state.storage_groups.items()):
