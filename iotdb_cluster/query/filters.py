@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import regex
 
 from iotdb_cluster.columns import BoolArray, Column, DataType, Int64Array, TextColumn
 from iotdb_cluster.errors import check
@@ -58,6 +59,9 @@ __all__ = [
 Intervals: TypeAlias = tuple[tuple[int, int], ...]
 """Inclusive intervals of time: ascending, disjoint, and with a gap between neighbours."""
 
+REGEX_SECONDS_MAX = 1.0  # of one text; what is usual takes microseconds
+REGEX_CHARS_MAX = 4_096
+REGEX_INLINE_SECONDS = 0.005  # of one text, with all other threads waiting
 EVER: Intervals = ((INT64_MIN, INT64_MAX),)
 
 
@@ -336,25 +340,65 @@ def _in_test(series: SeriesInfo, literals: Sequence[Literal], wanted: bool) -> T
 
 # --- LIKE and REGEXP --------------------------------------------------------------------------------------------------
 def like_pattern(pattern: str) -> str:
-    """The regular expression of a LIKE pattern: % any run, _ one character, a backslash escapes."""
-    out, at = [], 0
+    """The regular expression of a LIKE pattern: % any run, _ one character, a backslash escapes.
+
+    What stands between two % is looked for once, at its first place, so that no text takes long.
+    """
+    runs: list[list[str]] = [[]]
+    at = 0
     while at < len(pattern):
         char = pattern[at]
-        if char == "\\" and at + 1 < len(pattern):
+        if char == "%":
+            runs.append([])
+        elif char == "\\" and at + 1 < len(pattern):
             at += 1
-            out.append(re.escape(pattern[at]))
+            runs[-1].append(re.escape(pattern[at]))
         else:
-            out.append({"%": ".*", "_": "."}.get(char) or re.escape(char))
+            runs[-1].append("." if char == "_" else re.escape(char))
         at += 1
-    return rf"\A{''.join(out)}\Z"
+    first, *between = ("".join(run) for run in runs)
+    if not between:
+        return rf"\A{first}\Z"
+    last = between.pop()
+    return rf"\A{first}{''.join(f'(?>.*?{run})' for run in between if run)}.*{last}\Z"
 
 
-def compile_regex(pattern: str) -> re.Pattern[str]:
-    """Raises CallerError where the pattern is not one."""
+@dataclass(frozen=True, slots=True)
+class TextPattern:
+    """A regular expression that gives up where a text takes too long, and does not hold up the loop meanwhile."""
+
+    text: str
+    compiled: Any
+
+    def search(self, text: str) -> bool:
+        return self._within(self.compiled.search, text)
+
+    def fullmatch(self, text: str) -> bool:
+        return self._within(self.compiled.fullmatch, text)
+
+    def _within(self, match: Callable[..., object], text: str) -> bool:
+        """Raises CallerError where matching takes too long: some expressions are exponential in the text."""
+        try:
+            return match(text, timeout=REGEX_INLINE_SECONDS) is not None
+        except TimeoutError:
+            pass
+        try:  # once more, with the interpreter left to other threads
+            return match(text, timeout=REGEX_SECONDS_MAX, concurrent=True) is not None
+        except TimeoutError:
+            raise refuse(
+                f"The regular expression [{self.text[:100]}] takes more than {REGEX_SECONDS_MAX} s on one text: "
+                "write it without nested repetitions"
+            ) from None
+
+
+def compile_regex(pattern: str) -> TextPattern:
+    """Raises CallerError where the pattern is not one, or is too long."""
+    if len(pattern) > REGEX_CHARS_MAX:
+        raise refuse(f"A regular expression has at most {REGEX_CHARS_MAX} characters, this one {len(pattern)}")
     try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise refuse(f"Illegal regular expression [{pattern}]: {error}") from None
+        return TextPattern(pattern, regex.compile(pattern))
+    except (regex.error, RecursionError, OverflowError) as error:
+        raise refuse(f"Illegal regular expression [{pattern[:100]}]: {error}") from None
 
 
 def search_texts(texts: TextColumn, matches: Callable[[str], object]) -> BoolArray:

@@ -14,6 +14,7 @@ from iotdb_cluster.columns import Column, DataType
 from iotdb_cluster.errors import CallerError
 from iotdb_cluster.limits import INT64_MAX, INT64_MIN
 from iotdb_cluster.query import filters
+from iotdb_cluster.query.filters import compile_regex, like_pattern
 from iotdb_cluster.query.requests import SeriesInfo
 from iotdb_cluster.sql.statements import (
     TIME,
@@ -186,3 +187,28 @@ def test_conditions_that_do_not_fit(kind: DataType, condition: Any, code: int, t
         filters.compile_condition(condition, lambda _: [series(kind)])
     assert caught.value.code == code
     assert text in caught.value.message
+
+
+def like_by_hand(pattern: str, text: str) -> bool:
+    """LIKE by trying every length of every run."""
+    if not pattern:
+        return not text
+    if pattern[0] == "%":
+        return any(like_by_hand(pattern[1:], text[at:]) for at in range(len(text) + 1))
+    if pattern[0] == "\\" and len(pattern) > 1:
+        return text[:1] == pattern[1] and like_by_hand(pattern[2:], text[1:])
+    return bool(text) and pattern[0] in ("_", text[0]) and like_by_hand(pattern[1:], text[1:])
+
+
+@given(some.text(alphabet="ab%_\\", max_size=7), some.text(alphabet="ab%_", max_size=8))
+def test_like_is_what_trying_all_lengths_gives(pattern: str, text: str) -> None:
+    assert compile_regex(like_pattern(pattern)).search(text) == like_by_hand(pattern, text)
+
+
+def test_expressions_that_never_end_are_refused_and_long_likes_are_quick() -> None:
+    with pytest.raises(CallerError, match="takes more than"):
+        compile_regex("(x+x+)+y").search("x" * 5_000)
+    with pytest.raises(CallerError, match="at most"):
+        compile_regex("a" * 5_000)
+    assert not compile_regex(like_pattern("%a" * 300 + "b")).search("a" * 20_000)
+    assert compile_regex(like_pattern("%a" * 300)).search("a" * 20_000)
