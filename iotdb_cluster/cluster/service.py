@@ -14,7 +14,7 @@ from iotdb_cluster.cluster.queries import Queries
 from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.cluster.specs import series_spec
 from iotdb_cluster.cluster.statements import Statements
-from iotdb_cluster.cluster.texts import TextConverter
+from iotdb_cluster.cluster.texts import TextConverter, write_texts
 from iotdb_cluster.cluster.writes import Failure, Writer
 from iotdb_cluster.columns import Block
 from iotdb_cluster.errors import CallerError, Status
@@ -139,20 +139,12 @@ class ClientNode:
     async def insert_text(self, session: Session, rows: Sequence[TextRow], kind: InsertKind) -> Redirect | None:
         self._privileges.require_here(session, "INSERT", *dict.fromkeys(row.device for row in rows))
         self._privileges.require_writable()
-        errors = await self._write_texts(rows)
+        errors = await write_texts(self._texts, self._writer, rows, self._world.clock.wall_ms(), self._deadline())
         if any(errors):
             if len(rows) == 1 and kind is InsertKind.STRING_RECORD and errors[0] is not None:
                 raise errors[0]
             raise CallerError(Status.MULTIPLE_ERROR, "some rows were not written whole", errors)
         return None
-
-    async def _write_texts(self, rows: Sequence[TextRow]) -> list[CallerError | None]:
-        deadline = self._deadline()
-        converted = await self._texts.convert(rows, deadline)
-        if converted.blocks:
-            for failure in await self._writer.insert(converted.blocks, self._world.clock.wall_ms(), deadline):
-                converted.errors[converted.rows[failure.origin]] = failure.error
-        return converted.errors
 
     def _redirect(self, blocks: Sequence[Block]) -> Redirect | None:
         place = self._writer.leader_hint(blocks)

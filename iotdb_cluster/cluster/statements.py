@@ -17,7 +17,7 @@ from iotdb_cluster.cluster.privileges import Privileges
 from iotdb_cluster.cluster.queries import Queries
 from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.cluster.specs import statement_spec
-from iotdb_cluster.cluster.texts import TextConverter
+from iotdb_cluster.cluster.texts import TextConverter, write_texts
 from iotdb_cluster.cluster.writes import Writer
 from iotdb_cluster.errors import CallerError, Status
 from iotdb_cluster.limits import INT64_MAX, INT64_MIN, STATEMENT_CACHE_CHARS_MAX
@@ -66,6 +66,7 @@ from iotdb_cluster.world import World
 __all__ = ["Statements"]
 
 
+BATCH_ROWS_MAX = 1_000  # INSERTs of a batch that are written in one call
 PARSE_INLINE_CHARS = STATEMENT_CACHE_CHARS_MAX  # longer texts, which no cache remembers, are parsed on a worker
 
 
@@ -136,11 +137,11 @@ class Statements:
         return await self._world.workers.run(parse, text, context)
 
     async def batch(self, session: Session, texts: Sequence[str]) -> list[CallerError | None]:
-        """Run each statement that is no query, in order."""
-        outcomes: list[CallerError | None] = []
+        """Run each statement that is no query, in order; INSERTs that follow each other are written together."""
+        outcomes: list[CallerError | None] = [None] * len(texts)
         zone = zone_info(session.zone)
-        for text in texts:
-            outcomes.append(None)
+        inserts: dict[int, Insert] = {}
+        for place, text in enumerate(texts):
             try:
                 statement = await self._parse(text, zone)
                 if statement.is_query:
@@ -148,10 +149,34 @@ class Statements:
                         Status.QUERY_NOT_ALLOWED,
                         f"The query statement is not allowed in batch: Query statement not allowed in batch: [{text}]",
                     )
+                if isinstance(statement, Insert):
+                    await self._privileges.require_statement(session, statement, self._deadline())
+                    inserts[place] = statement
+                    continue
+                await self._write_together(inserts, outcomes)
                 await self._update(session, statement)
             except CallerError as error:
-                outcomes[-1] = next((part for part in error.parts if part is not None), error)
+                outcomes[place] = next((part for part in error.parts if part is not None), error)
+        await self._write_together(inserts, outcomes)
         return outcomes
+
+    async def _write_together(self, inserts: dict[int, Insert], outcomes: list[CallerError | None]) -> None:
+        """Write what a batch has gathered, and forget it."""
+        places = list(inserts)
+        for begin in range(0, len(places), BATCH_ROWS_MAX):
+            part = places[begin : begin + BATCH_ROWS_MAX]
+            errors: list[CallerError | None]
+            try:
+                errors = await self._write([inserts[place] for place in part], self._deadline())
+            except CallerError as error:
+                errors = [error] * len(part)
+            for place, outcome in zip(part, errors, strict=True):
+                outcomes[place] = outcome
+        inserts.clear()
+
+    async def _write(self, statements: Sequence[Insert], deadline: Deadline) -> list[CallerError | None]:
+        rows = [TextRow(one.device, one.measurements, list(one.values), one.time) for one in statements]
+        return await write_texts(self._texts, self._writer, rows, self._world.clock.wall_ms(), deadline)
 
     async def raw_query(
         self,
@@ -205,13 +230,9 @@ class Statements:
         return await self._handlers[type(statement)](statement, deadline)
 
     async def _insert(self, statement: Insert, deadline: Deadline) -> None:
-        row = TextRow(statement.device, statement.measurements, list(statement.values), statement.time)
-        converted = await self._texts.convert([row], deadline)
-        if converted.blocks:
-            for failure in await self._writer.insert(converted.blocks, self._world.clock.wall_ms(), deadline):
-                raise failure.error
-        if converted.errors[0] is not None:
-            raise converted.errors[0]
+        (error,) = await self._write([statement], deadline)
+        if error is not None:
+            raise error
 
     async def _delete(self, statement: Delete, deadline: Deadline) -> None:
         for path in statement.paths:

@@ -10,12 +10,13 @@ import numpy as np
 from iotdb_cluster.cluster.calls import Deadline
 from iotdb_cluster.cluster.catalog import Catalog, Known, StorageGroupRef
 from iotdb_cluster.cluster.settings import Settings
+from iotdb_cluster.cluster.writes import Writer
 from iotdb_cluster.columns import Block, Column, DataType, Tablet, shape_of
 from iotdb_cluster.errors import CallerError, Status
 from iotdb_cluster.rpc.handler import TextRow
 from iotdb_cluster.schema.inference import convert, infer_type, insert_failure
 
-__all__ = ["Converted", "TextConverter"]
+__all__ = ["Converted", "TextConverter", "write_texts"]
 
 
 T = TypeVar("T")
@@ -118,6 +119,17 @@ class TextConverter:
             return None, error
         shape = shape_of(tuple(cells), tuple(column.type for column in cells.values()))
         return Tablet(row.device, shape, np.array([row.time], np.int64), list(cells.values())), error
+
+
+async def write_texts(
+    converter: TextConverter, writer: Writer, rows: Sequence[TextRow], now_ms: int, deadline: Deadline
+) -> list[CallerError | None]:
+    """Convert rows and write them, all in one call of the writer; why a row was not written whole, by its place."""
+    converted = await converter.convert(rows, deadline)
+    if converted.blocks:
+        for failure in await writer.insert(converted.blocks, now_ms, deadline):
+            converted.errors[converted.rows[failure.origin]] = failure.error
+    return converted.errors
 
 
 def _merged(left: Mapping[str, Mapping[str, T]], right: Mapping[str, Mapping[str, T]]) -> dict[str, dict[str, T]]:

@@ -11,6 +11,7 @@ compact protocol: `field` then gives TRUE_FIELD or FALSE_FIELD, behind which no 
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -122,7 +123,67 @@ def _wrong_element(found: int, wanted: int) -> Malformed:
     return Malformed(f"a container has elements of type {found}, {wanted} is asked for")
 
 
-class Binary:
+class _Skipping(ABC):
+    """What both protocols share: passing over a value of any type, whatever it holds."""
+
+    _FIXED: ClassVar[dict[int, int]]
+
+    @abstractmethod
+    def field(self, frame: Buffer, at: int, last: int) -> tuple[int, int, int]: ...
+
+    @abstractmethod
+    def blob(self, frame: Buffer, at: int) -> tuple[Extent, int]: ...
+
+    @abstractmethod
+    def mapping(self, frame: Buffer, at: int) -> tuple[int, int, int, int]: ...
+
+    @abstractmethod
+    def _elements(self, frame: Buffer, at: int) -> tuple[int, int, int]: ...
+
+    def fixed(self, kind: int) -> int:
+        """Bytes of a value of that type, 0 where they vary."""
+        return self._FIXED.get(kind, 0)
+
+    def skip(self, frame: Buffer, at: int, kind: int, depth: int) -> int:
+        """The offset behind a value; `depth` is that of what holds it."""
+        if kind not in (STRUCT, LIST, SET, MAP):
+            return self._scalar_end(frame, at, kind)
+        if depth >= NESTING_DEPTH_MAX:
+            raise Malformed(f"nested more than {NESTING_DEPTH_MAX} deep")
+        if kind == STRUCT:
+            last = 0
+            while True:
+                inner, last, at = self.field(frame, at, last)
+                if inner == STOP:
+                    return at
+                at = self.skip(frame, at, inner, depth + 1)
+        if kind == MAP:
+            first, second, count, at = self.mapping(frame, at)
+            return self._skip_many(frame, at, (first, second), count, depth)
+        count, element, at = self._elements(frame, at)
+        return self._skip_many(frame, at, (element,), count, depth)
+
+    def _skip_many(self, frame: Buffer, at: int, kinds: tuple[int, ...], count: int, depth: int) -> int:
+        """Behind so many elements; `_elements` and `mapping` have made sure that their bytes can be there."""
+        if count and all(map(self.fixed, kinds)):
+            return at + count * sum(map(self.fixed, kinds))
+        for _ in range(count):
+            for kind in kinds:
+                at = self.skip(frame, at, kind, depth + 1)
+        return at
+
+    def _scalar_end(self, frame: Buffer, at: int, kind: int) -> int:
+        if kind == STRING:
+            return self.blob(frame, at)[1]
+        width = self.fixed(kind)
+        if not width:
+            raise Malformed(f"unknown type {kind}")
+        if at + width > len(frame):
+            raise _too_long(width, frame, at)
+        return at + width
+
+
+class Binary(_Skipping):
     """The strict binary protocol."""
 
     probe_bytes = 16
@@ -149,45 +210,6 @@ class Binary:
         if kind not in self._LEAST:
             raise Malformed(f"unknown type {kind}")
         return kind, frame[at + 1] << 8 | frame[at + 2], at + 3
-
-    def fixed(self, kind: int) -> int:
-        """Bytes of a value of that type, 0 where they vary."""
-        return self._FIXED.get(kind, 0)
-
-    def skip(self, frame: Buffer, at: int, kind: int, depth: int) -> int:
-        width = self._FIXED.get(kind)
-        if width is not None:
-            if at + width > len(frame):
-                raise _too_long(width, frame, at)
-            return at + width
-        if kind == STRING:
-            return self.blob(frame, at)[1]
-        if depth >= NESTING_DEPTH_MAX:
-            raise Malformed(f"nested more than {NESTING_DEPTH_MAX} deep")
-        if kind == STRUCT:
-            while True:
-                inner, _, at = self.field(frame, at, 0)
-                if inner == STOP:
-                    return at
-                at = self.skip(frame, at, inner, depth + 1)
-        if kind in (LIST, SET):
-            count, element, at = self._elements(frame, at)
-            return self._skip_many(frame, at, (element,), count, depth)
-        if kind == MAP:
-            first, second, count, at = self.mapping(frame, at)
-            return self._skip_many(frame, at, (first, second), count, depth)
-        raise Malformed(f"unknown type {kind}")
-
-    def _skip_many(self, frame: Buffer, at: int, kinds: tuple[int, ...], count: int, depth: int) -> int:
-        if count == 0:
-            return at
-        widths = [self._FIXED.get(kind, 0) for kind in kinds]
-        if all(widths):
-            return at + count * sum(widths)
-        for _ in range(count):
-            for kind in kinds:
-                at = self.skip(frame, at, kind, depth + 1)
-        return at
 
     def i32(self, frame: Buffer, at: int) -> tuple[int, int]:
         return _S32(frame, at)[0], at + 4
@@ -273,7 +295,7 @@ class Binary:
         return found, at
 
 
-class Compact:
+class Compact(_Skipping):
     """The compact protocol."""
 
     probe_bytes = 6
@@ -328,44 +350,12 @@ class Compact:
             raise Malformed(f"unknown type {code}")
         return self._TYPES[code], number, at
 
-    def fixed(self, kind: int) -> int:
-        """Bytes of a value of that type, 0 where they vary."""
-        return self._FIXED.get(kind, 0)
-
-    def skip(self, frame: Buffer, at: int, kind: int, depth: int) -> int:
+    def _scalar_end(self, frame: Buffer, at: int, kind: int) -> int:
         if kind in (TRUE_FIELD, FALSE_FIELD):
             return at
-        width = self._FIXED.get(kind)
-        if width is not None:
-            if at + width > len(frame):
-                raise _too_long(width, frame, at)
-            return at + width
         if kind in (I16, I32, I64):
             return self._varint(frame, at, 10)[1]
-        if kind == STRING:
-            return self.blob(frame, at)[1]
-        if depth >= NESTING_DEPTH_MAX:
-            raise Malformed(f"nested more than {NESTING_DEPTH_MAX} deep")
-        if kind == STRUCT:
-            last = 0
-            while True:
-                inner, last, at = self.field(frame, at, last)
-                if inner == STOP:
-                    return at
-                at = self.skip(frame, at, inner, depth + 1)
-        if kind in (LIST, SET):
-            count, element, at = self._elements(frame, at)
-            return self._skip_many(frame, at, (element,), count, depth)
-        if kind == MAP:
-            first, second, count, at = self.mapping(frame, at)
-            return self._skip_many(frame, at, (first, second), count, depth)
-        raise Malformed(f"unknown type {kind}")
-
-    def _skip_many(self, frame: Buffer, at: int, kinds: tuple[int, ...], count: int, depth: int) -> int:
-        for _ in range(count):
-            for kind in kinds:
-                at = self.skip(frame, at, kind, depth + 1)
-        return at
+        return super()._scalar_end(frame, at, kind)
 
     def _varint(self, frame: Buffer, at: int, bytes_max: int) -> tuple[int, int]:
         byte = frame[at]

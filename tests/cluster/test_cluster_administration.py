@@ -323,6 +323,40 @@ def test_flush_tasks_and_functions_are_shown(cluster: Any) -> None:
             assert said(connection, text).startswith("703: "), text
 
 
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_has_an_outcome_a_statement_and_writes_inserts_together(cluster: Any) -> None:
+    def insert(time: int, value: str = "1", name: str = "s") -> str:
+        return f"INSERT INTO root.batch.d(timestamp, {name}) VALUES ({time}, {value})"
+
+    with closing(connect(cluster, 2)) as connection:
+        texts = [
+            "CREATE TIMESERIES root.batch.d.s WITH DATATYPE=INT32",
+            *(insert(time) for time in range(2_500)),
+            insert(3_000, "'no number'"),
+            "nonsense",
+            "SELECT s FROM root.batch.d",
+            insert(3_001),
+            "DELETE FROM root.batch.d.s WHERE time < 2490",
+            insert(5, "7"),
+            insert(5, "8"),
+            insert(6, "1", "new"),
+            insert(7, "2.5", "new"),
+        ]
+        request = client().TSExecuteBatchStatementReq(connection.session, texts)
+        status = connection.call("executeBatchStatement", request)
+        assert status.code == 506
+        codes = [part.code for part in status.subStatus]
+        assert codes == [200] * 2_501 + [313, 401, 405] + [200] * 6
+        found = rows(connection, "SELECT s, new FROM root.batch.d")
+        assert found == [(5, 8, None), (6, None, 1.0), (7, None, 2.5)] + [
+            (time, 1, None) for time in [*range(2_490, 2_500), 3_001]
+        ]
+        good = client().TSExecuteBatchStatementReq(connection.session, [insert(9_000), insert(9_001)])
+        assert connection.call("executeBatchStatement", good).code == 200
+
+
 def test_nothing_was_complained_of(cluster: Any) -> None:
     assert cluster.complaints() == []
     assert threading.active_count() < 50
