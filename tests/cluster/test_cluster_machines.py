@@ -314,7 +314,7 @@ def test_a_flush_whose_caller_goes_is_carried_out_whole() -> None:
         jobs = [FakeJob() for _ in range(5)]
         published: list[int] = []
         store = SimpleNamespace(memory_bytes=lambda: 0, pinned_bytes=lambda: 0, collect=lambda: 0, corrupt={})
-        checkpoint = SimpleNamespace(jobs=jobs, index=1)
+        checkpoint = SimpleNamespace(jobs=jobs, index=1, step=lambda: False)
         data = SimpleNamespace(
             store=store,
             freeze=lambda: checkpoint,
