@@ -108,7 +108,7 @@ def test_points_are_refused_and_all_else_goes_on_in_the_reserve() -> None:
     with Trial(1) as trial:
         assert trial.write(300) is None
         trial.execute("CREATE TIMESERIES root.full0.spare.s WITH DATATYPE=DOUBLE, ENCODING=GORILLA")
-        trial.leave(RESERVE - 4 * KIB)
+        trial.leave(RESERVE // 2)
         trial.simulation.run_until(3_000.0)
         error = trial.write(1)
         assert error is not None

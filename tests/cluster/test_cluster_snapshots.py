@@ -264,6 +264,7 @@ def test_a_meta_member_behind_the_log_gets_the_state_whole() -> None:
 
 BASE = "/data/group-1-1-7"
 MARK = "/data/mark"
+PIECE_BYTES = 64  # so that every file has some
 
 
 class Source:
@@ -286,8 +287,8 @@ class Source:
 
     def pieces(self, have: list[int]) -> Iterator[tuple[int, int, bytes]]:
         for number, ((one, data), here) in enumerate(zip(self.files, have, strict=True)):
-            for offset in range(here, one.size, 512):
-                yield number, offset, data[offset : offset + 512]
+            for offset in range(here, one.size, PIECE_BYTES):
+                yield number, offset, data[offset : offset + PIECE_BYTES]
 
 
 def receive(files: FileSystem, source: Source) -> int:
@@ -367,7 +368,7 @@ def test_what_is_damaged_on_the_way_is_not_taken(source: Source) -> None:
     pieces = list(source.pieces(stage.begin(wanted)))
     number, offset, data = pieces[0]
     with pytest.raises(CorruptData, match="bytes are here"):
-        stage.write(number, offset + 512, data)
+        stage.write(number, offset + PIECE_BYTES, data)
     with pytest.raises(CorruptData, match="missing"):
         stage.finish(source.index)
     for at, (one, _) in enumerate(source.files):
