@@ -323,6 +323,26 @@ def test_flush_tasks_and_functions_are_shown(cluster: Any) -> None:
             assert said(connection, text).startswith("703: "), text
 
 
+def test_the_administrator_has_the_name_that_was_chosen(new_cluster: Callable[..., Any]) -> None:
+    with new_cluster(nodes=1, admin_name="boss", admin_password="secret") as cluster:
+        with closing(Connection("127.0.0.1", cluster.ports[0])) as stranger, pytest.raises(Refused, match="600"):
+            stranger.open("root", "root", "UTC")
+        with closing(connect(cluster, 1, "boss", "secret")) as boss:
+            assert [row[0] for row in rows(boss, "LIST USER")] == [b"boss"]
+            assert said(boss, "CREATE USER helper 'password'") == "Execute successfully"
+            assert said(boss, "DROP USER boss") == "411: Default administrator cannot be deleted"
+            assert said(boss, "FLUSH") == "Execute successfully"
+            boss.execute("INSERT INTO root.boss.d(timestamp, s) VALUES (1, 1)")
+            assert len(rows(boss, "SELECT s FROM root.boss.d")) == 1
+        cluster.kill(1)
+        cluster.launch(1)
+        cluster.wait()
+        with closing(connect(cluster, 1, "helper", "password")) as helper:
+            assert said(helper, "FLUSH") == "602: No permissions for this operation FLUSH"
+            assert said(helper, "SELECT s FROM root.boss.d") == "602: No permissions for this operation QUERY"
+        connect(cluster, 1, "boss", "secret").close()
+
+
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iotdb_cluster.cluster.configuration import BadConfiguration, PropertyFile, load, parse_properties
-from iotdb_cluster.cluster.keys import CLUSTER_FILE, ENGINE_FILE, KEYS
+from iotdb_cluster.cluster.keys import CLUSTER_FILE, ENGINE_FILE, KEYS, RELOADED
+from iotdb_cluster.cluster.reloading import value_of
 from iotdb_cluster.cluster.settings import NodeAddress, parse_seed
 from iotdb_cluster.columns import DataType
 
@@ -57,6 +58,7 @@ def test_values_with_units() -> None:
         ("seed_nodes=h:1,h:1", "", "twice"),
         ("", "enable_wal=false", "e.properties:1: enable_wal=false is refused"),
         ("", "tsfile_storage_fs=HDFS", "files are local"),
+        ("", "admin_name=abc", "admin_name=abc: a name of at least 4 characters"),
     ],
 )
 def test_refusals_name_key_value_file_and_line(cluster: str, engine: str, said: str) -> None:
@@ -102,3 +104,12 @@ def test_every_honoured_key_names_a_setting() -> None:
         for key in keys:
             assert (key.fate in ("honoured", "renamed")) == bool(key.setting), key.name
             assert key.fate != "refused" or key.refuse, key.name
+
+
+def test_hot_keys_are_settings_that_are_no_part_of_what_a_cluster_is_founded_on() -> None:
+    settings = of("").settings
+    hot = {key.setting for keys in KEYS.values() for key in keys if key.reload}
+    assert hot == RELOADED
+    assert not RELOADED & set(settings.fixed())
+    for setting in RELOADED:
+        assert value_of(settings, setting) is not None
