@@ -24,7 +24,7 @@ from iotdb_cluster.world import RealFileSystem
 POINTS = 200_000_000
 ROWS, COLUMNS, DEVICES, SIGMA = 1_000, 10, 20, 1.0
 SPEED_MIN, GROWTH_MAX = 12e6, 1.10
-LIMIT_S = 300
+LIMIT_S = 600
 
 
 class Devices:

@@ -20,7 +20,7 @@ from iotdb_cluster.columns import Column, DataType, Tablet, shape_of
 from iotdb_cluster.storage import Store, StoreOptions
 from iotdb_cluster.world import RealFileSystem
 
-LIMIT_S = 180
+LIMIT_S = 300
 DEVICES, COLUMNS, ROWS = 20, 10, 100_000
 LATE_PART, LATE_MAX_S = 5, 3_600
 INGEST_MAX, READ_MAX = 2.0, 1.15  # times the cost of data in order; reading has some noise

@@ -20,7 +20,7 @@ from iotdb_cluster.columns import Column, DataType, Tablet, shape_of
 from iotdb_cluster.storage import Store, StoreOptions, UnitId
 from iotdb_cluster.world import File, RealFileSystem
 
-LIMIT_S = 180
+LIMIT_S = 300
 UNITS, FILES = 100, 100
 OPEN_MAX_S, READ_PART = 3.0, 10
 ALL = (-(1 << 63), (1 << 63) - 1)

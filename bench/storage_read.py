@@ -20,7 +20,7 @@ from iotdb_cluster.columns import DataType
 from iotdb_cluster.storage import Store, StoreOptions, UnitReader
 from iotdb_cluster.world import RealFileSystem
 
-LIMIT_S = 180
+LIMIT_S = 300
 POINTS = 10_000_000
 REPEATS = 7
 SERIES = ("root.bench.d", "s0", DataType.DOUBLE)

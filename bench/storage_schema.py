@@ -23,7 +23,7 @@ import measuring as m
 from iotdb_cluster.columns import DataType, Encoding
 from iotdb_cluster.schema import PathPattern, SchemaTree, SeriesSpec, TagFilter
 
-LIMIT_S = 180
+LIMIT_S = 300
 DEVICES, SERIES = 10_000, 100
 MEMORY_MAX_MB, OPEN_MAX_S, STEP_MAX_MS = 700, 10.0, 10.0
 

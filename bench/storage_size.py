@@ -35,7 +35,7 @@ try:
 except ImportError:
     pyarrow = None
 
-LIMIT_S = 420
+LIMIT_S = 900
 TABLET_ROWS = 10_000
 FLUSHES = 8
 STATES = [b"running", b"stopped", b"starting", b"idle", b"error: code 17", b"maintenance", b"unknown", b"ok"]

@@ -18,14 +18,21 @@ __all__ = ["TreeSnapshot", "Walked"]
 STEP_NODES = 2_000  # looked at in one step: some 1 ms
 
 
-class Items:
-    """The series of a device: two lists, since the collector would have to look at a million pairs."""
+class _Series:
+    """Series one after another; two lists for all that the walk finds: many small ones would call the collector."""
 
     __slots__ = ("facts", "names")
 
     def __init__(self) -> None:
         self.names: list[str] = []
         self.facts: list[Facts] = []
+
+    def add(self, name: str, facts: Facts) -> None:
+        self.names.append(name)
+        self.facts.append(facts)
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 class Walked(Protocol):
@@ -42,9 +49,12 @@ class TreeSnapshot:
 
     def __init__(self, storage_group: str, root: Walked, on_walked: Callable[[TreeSnapshot], None]) -> None:
         self._storage_group = storage_group
-        self._devices: dict[str, Items] = {}  # those that were come to or handed over
+        self._found = _Series()  # by the walk
+        # of each device that was come to or handed over: where its series are, from and to
+        self._devices: dict[str, tuple[_Series, int, int]] = {}
         self._waiting: list[tuple[str, Walked]] = [(storage_group, root)]
-        self._at: tuple[str, Items | None, Iterator[tuple[str, Walked]]] | None = None
+        # the device at hand, where its series begin (-1: they were handed over), what is left of its children
+        self._at: tuple[str, int, Iterator[tuple[str, Walked]]] | None = None
         self._on_walked = on_walked
         self._done = False
 
@@ -53,11 +63,11 @@ class TreeSnapshot:
         if self._at is not None and self._at[0] == device:
             self._look(1 << 62)
         if device not in self._devices:
-            items = self._devices[device] = Items()
+            own = _Series()
             for name, child in ((node.children if node is not None else None) or {}).items():
                 if child.facts is not None:
-                    items.names.append(name)
-                    items.facts.append(child.facts)
+                    own.add(name, child.facts)
+            self._devices[device] = (own, 0, len(own))
 
     def step(self, nodes: int = STEP_NODES) -> bool:
         """Look at so many nodes; False when all is done."""
@@ -68,8 +78,8 @@ class TreeSnapshot:
                     self._on_walked(self)
                     break
                 path, node = self._waiting.pop()
-                items = None if path in self._devices else Items()
-                self._at = (path, items, iter(list((node.children or {}).items())))
+                begin = -1 if path in self._devices else len(self._found)
+                self._at = (path, begin, iter(list((node.children or {}).items())))
             nodes = self._look(nodes) - 1
         return not self._done
 
@@ -77,18 +87,17 @@ class TreeSnapshot:
         """On with the children of the node at hand; how many of `nodes` are left."""
         if self._at is None:
             return nodes
-        path, items, rest = self._at
+        path, begin, rest = self._at
         for name, child in rest:
-            if child.facts is not None and items is not None:
-                items.names.append(name)
-                items.facts.append(child.facts)
+            if child.facts is not None and begin >= 0:
+                self._found.add(name, child.facts)
             if child.children is not None:
                 self._waiting.append((f"{path}.{name}", child))
             nodes -= 1
             if nodes <= 0:
                 return 0
-        if items is not None:
-            self._devices[path] = items
+        if begin >= 0:
+            self._devices[path] = (self._found, begin, len(self._found))
         self._at = None
         return nodes
 
@@ -96,10 +105,9 @@ class TreeSnapshot:
         """The bytes of a checkpoint; equal trees give equal bytes."""
         check(self._done, "the snapshot of %s was not walked to its end", self._storage_group)
         devices = []
-        for path, items in self._devices.items():
-            if items.names:
-                order = sorted(range(len(items.names)), key=items.names.__getitem__)
-                names, facts = [items.names[at] for at in order], [items.facts[at] for at in order]
-                devices.append((path, names, facts))
+        for path, (series, begin, end) in self._devices.items():
+            if begin < end:
+                order = sorted(range(begin, end), key=series.names.__getitem__)
+                devices.append((path, [series.names[at] for at in order], [series.facts[at] for at in order]))
         devices.sort(key=lambda device: f"{device[0]}.{device[1][0]}")
         return dump_devices(self._storage_group, devices)
