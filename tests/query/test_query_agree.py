@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-QUERIES = 300
+QUERIES = 200
 
 
 @pytest.fixture
