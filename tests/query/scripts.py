@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from model import NUMBERS, Atom, Both, GroupBy, Item, Model, Query, Series
+from model import NUMBERS, Atom, Both, GroupBy, Item, Model, Query, Series, node_matches
 
 PARTITION = 604_800_000
 DAY = 86_400_000
@@ -28,6 +28,10 @@ DELTAS = (
     "difference", "non_negative_difference", "time_difference", "derivative", "non_negative_derivative",
 )  # fmt: skip
 ZONES = ("UTC", "+08:00", "Asia/Shanghai", "America/New_York")
+
+
+def group_of(path: str) -> str:
+    return ".".join(path.split(".")[:2])
 
 
 @dataclass
@@ -194,6 +198,69 @@ class Script:
                 item.alias = None
         self.tail(query)
         return query
+
+    def show(self) -> tuple[str, list[int], list[list[Any]] | int]:
+        """(SHOW or COUNT, which of its columns are known, their rows or the code of the refusal)."""
+        model, pattern = self.model, self.pattern()
+        nodes, matched = pattern.split("."), model.match(pattern)
+        below = [path.split(".") for path in model.series]
+        depth, level = len(nodes), self.random.randint(0, 5)
+        every = {tuple(path[:count]) for path in below for count in range(1, len(path) + 1)}
+        inner = sorted(node for node in every if len(node) >= depth and all(map(node_matches, nodes, node)))
+        devices = sorted({one.device for one in model.series.values()})
+        found = [device for device in devices if tuple(device.split(".")) in inner]
+        bare = not any(len(node) > 1 and node.endswith("*") for node in nodes)
+        literal = nodes[: nodes.index("*")] if "*" in nodes else nodes
+        missing = not bare or tuple(literal) not in every
+        match self.random.randrange(8):
+            case 0:
+                rows = [[one.path, group_of(one.path), one.kind] for one in matched]
+                return f"SHOW TIMESERIES {pattern}", [0, 2, 3], rows
+            case 1:
+                return f"SHOW DEVICES {pattern}", [0], [[device] for device in found]
+            case 2:
+                return f"COUNT DEVICES {pattern}", [0], [[len(found) if bare else 0]]
+            case 3:
+                return f"COUNT TIMESERIES {pattern}", [0], 304 if missing and depth > 1 else [[len(matched)]]
+            case 4:
+                children = sorted(".".join(node) for node in every if len(node) == depth + 1 and node in inner)
+                return f"SHOW CHILD PATHS {pattern}", [0], [[child] for child in children]
+            case 5:
+                groups = sorted({".".join(node) for node in inner if ".".join(node) in self.groups})
+                return f"SHOW STORAGE GROUP {pattern}", [0], [[group] for group in groups]
+            case 6:
+                counts: dict[str, int] = {}
+                for one in matched if bare else []:
+                    path = one.path.split(".")
+                    if len(path) > level:
+                        name = ".".join(path[: level + 1])
+                        counts[name] = counts.get(name, 0) + 1
+                return (
+                    f"COUNT TIMESERIES {pattern} GROUP BY LEVEL={level}",
+                    [0, 1],
+                    [[*pair] for pair in sorted(counts.items())],
+                )
+            case _:
+                if tuple(literal) not in every and "*" not in pattern:
+                    return f"COUNT NODES {pattern} LEVEL={level}", [0], 303
+                count = sum(len(node) == level + 1 for node in inner)
+                whole = pattern if "*" not in pattern else self.groups[0]
+                if whole != pattern:
+                    mine = whole.split(".")
+                    count = sum(len(node) == level + 1 and list(node[:2]) == mine for node in every)
+                return f"COUNT NODES {whole} LEVEL={level}", [0], [[count]]
+
+    def pattern(self) -> str:
+        nodes = self.random.choice(list(self.model.series)).split(".")
+        nodes = nodes[: self.random.randint(1, len(nodes))]
+        shape = self.random.random()
+        if shape < 0.3 and len(nodes) > 1:
+            nodes[self.random.randint(1, len(nodes) - 1)] = "*"
+        elif shape < 0.4 and len(nodes) > 1 and not nodes[-1].startswith("g"):  # g alone is a keyword
+            nodes[-1] = nodes[-1][:-1] + "*"
+        elif shape < 0.5:
+            nodes.append("nosuch")
+        return ".".join(nodes)
 
     def tail(self, query: Query) -> None:
         chance = self.random.random
