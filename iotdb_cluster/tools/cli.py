@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from iotdb_cluster.tools.exits import BAD_ARGUMENTS, DONE
 
 __all__ = ["main"]
 
+INTERRUPTED = 130
 FAILED = 1  # a statement failed, or nobody could log in
 USAGE = """usage: ./start-cli.sh [-c] [-disableISO8601] [-e <execute>] [-f <file>] [-format <format>]
        [-h <host>] [-help] [-maxPRC <maxPrintRowCount>] [-p <port>] [-pw <password>]
@@ -122,7 +124,19 @@ def _local_zone() -> str:
 def main(words: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 1 where the command line is wrong, nobody could log in, or a statement failed."""
     try:
-        arguments = parse_arguments(sys.argv[1:] if words is None else words)
+        code = _main(sys.argv[1:] if words is None else words)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor is anything said at the end
+        return DONE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+def _main(words: Sequence[str]) -> int:
+    try:
+        arguments = parse_arguments(words)
         lines = None if arguments.file is None else arguments.file.read_text().splitlines()
     except BadUsage as error:
         print(error, HINT, USAGE, sep="\n")
@@ -135,13 +149,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return DONE
     if arguments.text is not None:
         lines = [*(lines or ()), *arguments.text.splitlines()]
-    try:
-        return _run(arguments, lines)
-    except BrokenPipeError:  # whoever reads has enough
-        sys.stderr.close()
-        return DONE
-    except KeyboardInterrupt:
-        return 130
+    return _run(arguments, lines)
 
 
 def _run(arguments: Arguments, lines: Sequence[str] | None) -> int:

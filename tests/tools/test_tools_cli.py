@@ -288,6 +288,21 @@ def test_who_cannot_log_in_is_told_why(port: str) -> None:
     assert cli("-help")[0] == 0
 
 
+def test_a_reader_that_has_enough_is_no_error(port: str) -> None:
+    for words in ("-help", f"-p {port} -maxPRC 0 -e show functions"):
+        line = f"set -o pipefail; {sys.executable} -m iotdb_cluster.tools.cli {words} | head -1"
+        done = subprocess.run(
+            ["bash", "-c", line],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=WAIT_S,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_import(port: str, tmp_path: Path) -> None:
     good = tmp_path / "good.csv"
     good.write_text(
