@@ -142,6 +142,8 @@ class Invariants:
             raise AssertionError(
                 f"{name} forgot that it voted for {before.vote} in term {now.term} of group {group.id}: {now.vote}"
             )
+        if group.raw.term == before.term and before.vote and group.raw.vote != before.vote:
+            raise AssertionError(f"{name} forgot its vote for {before.vote} in term {before.term} of group {group.id}")
         last = group.log.last_index()
         if last < known.committed:
             raise AssertionError(

@@ -18,6 +18,7 @@ from iotdb_cluster.simulation.invariants import DIGEST_ENTRIES, LOOK_TURNS, Inva
 @dataclass
 class Raw:
     term: int = 1
+    vote: int = 0
     commit: int = 0
     is_leader: bool = False
 
@@ -190,6 +191,14 @@ def test_promises_that_a_restart_breaks(before: HardState, after: HardState, wha
     world.look()
     with pytest.raises(AssertionError, match=what):
         world.restart("a", Replica(log=Log(after)))
+
+
+def test_a_vote_that_the_core_forgets_though_its_log_has_it() -> None:
+    world = World()
+    world.a.log.hard_state = HardState(4, 7, 0)
+    world.look()
+    with pytest.raises(AssertionError, match="forgot its vote for 7"):
+        world.restart("a", Replica(raw=Raw(4, 0), log=Log(HardState(4, 7, 0))))
 
 
 def test_a_restart_that_keeps_its_promises() -> None:
