@@ -65,8 +65,9 @@ def read(series: Series, value: Any) -> Any:
         return whole
     scale = float(10**series.rounded)
     if series.kind == "FLOAT":
-        rest = float32(float32(value - whole) * scale)
-        return float32(whole + float32(math.floor(rest + 0.5) / scale))
+        # The difference, the quotient and the sum are single; the product with the power of ten is double.
+        rest = Fraction(float32(value - whole) * scale) + Fraction(1, 2)
+        return float32(whole + float32(math.floor(rest) / scale))
     return whole + math.floor(Fraction((value - whole) * scale) + Fraction(1, 2)) / scale
 
 
