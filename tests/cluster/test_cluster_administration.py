@@ -1,6 +1,7 @@
 """Administrative statements on a cluster of three processes: each concerns all of it, whichever node is asked."""
 
 import os
+import select
 import signal
 import threading
 import time
@@ -217,10 +218,13 @@ def test_a_running_query_is_cancelled_from_its_own_connection(cluster: Any, node
     request = client().TSExecuteStatementReq(connection.session, "SELECT s FROM root.still.d", connection.statement, 10)
     with standing_still(cluster, 2, 3):
         connection.send("executeStatement", request)
-        time.sleep(0.5)
-        connection.send("cancelOperation", client().TSCancelOperationReq(connection.session, 0))
+        asked = 0
+        while not select.select([connection._socket], [], [], 0.3)[0]:  # it may not have begun before the first one
+            connection.send("cancelOperation", client().TSCancelOperationReq(connection.session, 0))
+            asked += 1
+            assert asked < 100
         answer = connection.receive("executeStatement")
-        assert connection.receive("cancelOperation").code == 200
+        assert [connection.receive("cancelOperation").code for _ in range(asked)] == [200] * asked
     assert answer.status.code == 411
     assert "was killed" in answer.status.message
     assert rows(connection, "SHOW QUERY PROCESSLIST") == []
