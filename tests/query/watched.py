@@ -16,6 +16,12 @@ from iotdb_cluster.world import real_world
 START_S_MAX = 60
 
 
+def _told(handle: Handle) -> str:
+    """The callback, and the task where it is one's next step."""
+    task = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]
+    return repr(task)[:400] if isinstance(task, asyncio.Task) else repr(handle)[:400]
+
+
 class WatchedNode:
     """Serves on a thread until the end of the `with` block; `longest` since `forget` is (ms, what it was)."""
 
@@ -43,7 +49,7 @@ class WatchedNode:
             plain(handle)
             took_ms = (time.thread_time() - began) * 1_000
             if took_ms > watched.longest[0]:
-                watched.longest = (took_ms, repr(handle)[:500])
+                watched.longest = (took_ms, _told(handle))
 
         Handle._run = run  # type: ignore[method-assign]
         self._thread.start()
