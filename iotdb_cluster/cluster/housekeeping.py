@@ -26,7 +26,7 @@ from iotdb_cluster.cluster.points import PointServing
 from iotdb_cluster.cluster.room import disk_is_full
 from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.data import GroupCopy
-from iotdb_cluster.errors import CallerError, Status, SystemFault, check
+from iotdb_cluster.errors import CallerError, CorruptData, Status, SystemFault, check
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.query.requests import FlushTasksInfo
 from iotdb_cluster.raft import Snapshot
@@ -248,6 +248,7 @@ class Housekeeping:
 
     async def _checkpoint(self, machine: DataMachine) -> None:
         data, members = machine.data, machine.members
+        mirroring = data.store.mirroring
         checkpoint = data.freeze()
         for _ in iter(checkpoint.step, False):
             await asyncio.sleep(0)
@@ -255,6 +256,8 @@ class Housekeeping:
         if data.store.corrupt and not machine.alone:
             await self._world.workers.run(data.store.mark_absent)
         elif data.store.corrupt:  # the log alone has what was written to the damaged units since: it is kept
+            return
+        if mirroring:  # as above: a copy that was on its way ends before this checkpoint
             return
         await self._world.workers.run(data.publisher(checkpoint))
         if machine.data is data:  # else a received snapshot has taken its place
@@ -283,10 +286,13 @@ class Housekeeping:
             return await self._as_far_as_there_is_room(number, self._flush(store.seal(units)))
 
     async def flushed_copy(self, number: int, unit: UnitId) -> PinnedUnit:
-        """A unit with all that was applied before, in files that are pinned; CorruptData where it is damaged."""
+        """A unit with all that was applied before, in pinned files; CorruptData where it is damaged or gone."""
         async with self._care_of(number).busy:
             store = self._machines[number].data.store
-            await self._flush(store.seal([unit]))
+            if unit in store.units():
+                await self._flush(store.seal([unit]))
+            if unit not in store.units():
+                raise CorruptData(f"unit {unit} was dropped meanwhile")
             return store.pin_files(unit)
 
     async def take(self, number: int) -> tuple[Snapshot, GroupCopy]:

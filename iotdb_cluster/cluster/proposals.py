@@ -102,7 +102,7 @@ class Proposals:
             nonlocal uncertain
             try:
                 return await self._calls.call(node, "propose together", body, within)
-            except OutcomeUnknown:
+            except (OutcomeUnknown, asyncio.CancelledError):  # cancelled: another node leads meanwhile
                 uncertain = True
                 raise
 

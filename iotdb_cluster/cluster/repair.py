@@ -117,8 +117,7 @@ class Repair:
                 continue
             if not head and group.leads:
                 logger.warning("group %d: units here are damaged: node %d is to lead", group.id, node)
-                group.raw.transfer_leader(member)
-                self._driver.wake(group)
+                self._driver.transfer_leader(group, member)
                 return
 
     async def _damaged_call(self, body: memoryview, deadline: Deadline) -> bytes:
@@ -130,13 +129,17 @@ class Repair:
     # --- the damaged side ---------------------------------------------------------------------------------------------
 
     async def _repair(self, group: Group, data: DataGroup, unit: UnitId) -> None:
-        reason = data.store.corrupt[unit]
+        reason = data.store.corrupt.get(unit)
+        if reason is None:  # dropped while another unit was fetched
+            return
         others = [node for node in group.nodes.values() if node != self._calls.node]
         if not others:
             logger.error("group %d: unit %s is damaged and has no other copy: %s", group.id, unit, reason)
             return
         logger.warning("group %d: unit %s is damaged and fetched anew: %s", group.id, unit, reason)
         for node in sorted(others, key=lambda node: node != group.leader_node):
+            if unit not in data.store.corrupt:  # dropped while it was fetched
+                return
             index, directory = data.applied, data.store.begin_mirror(unit)
             try:
                 await self._fetch(node, group.id, data, unit, index, directory)
@@ -147,6 +150,8 @@ class Repair:
                 logger.warning("group %d: unit %s is whole again, from node %d", group.id, unit, node)
                 await self._collect(group.id)
                 return
+            finally:
+                data.store.end_mirror(unit)
 
     def _remove(self, directory: str) -> None:
         if self._world.files.exists(directory):

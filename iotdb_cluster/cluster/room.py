@@ -83,9 +83,10 @@ class RoomGuard:
                 self.check(payload, group.voter_nodes())
                 self._check_window(group)
                 return
-            except (NoMemory, NoDisk, NoWindow):
+            except (NoMemory, NoDisk, NoWindow) as refusal:
                 if until.left_ms <= ASK_MS or not group.leads:
-                    raise
+                    # As it comes over the wire: a refusal like others, and no answer to an earlier attempt.
+                    raise CallerError(refusal.code, refusal.message) from None
             await asyncio.sleep(ASK_MS / 1000)
 
     def check(self, payload: bytes, voters: Sequence[int]) -> None:

@@ -202,18 +202,17 @@ def _transfer(core: Core, target: int, progress: Progress) -> None:
 
 # --- reads ------------------------------------------------------------------------------------------------------------
 def _read_index(core: Core, message: Message) -> None:
-    if core.is_singleton:
-        _answer_read(core, message, core.log.committed)
-    elif core.committed_in_term:
+    if core.committed_in_term:
         _start_read(core, message)
     else:
-        # The commit index may lie behind that of an earlier leader.
+        # The commit index may lie behind that of an earlier leader; of a group of one too, where a restart finds an
+        # older one on disk than was acknowledged.
         if len(core.pending_reads) < core.config.reads_waiting_max:
             core.pending_reads.append(message)
 
 
 def _start_read(core: Core, message: Message) -> None:
-    if core.config.lease_reads:
+    if core.is_singleton or core.config.lease_reads:
         _answer_read(core, message, core.log.committed)
         return
     reads = core.read_index

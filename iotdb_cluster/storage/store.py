@@ -54,7 +54,8 @@ class Store:
         self._garbage_paths: list[str] = []
         self._garbage_files: list[ChunkFile] = []
         self._garbage_units: list[Unit] = []
-        self._marked: set[UnitId] = set()  # damaged units of which that is durable
+        self._marked: set[int] = set()  # `number` of damaged units of which that is durable
+        self._mirrored: set[UnitId] = set()  # damaged units of which a copy is on its way
         self._turns: dict[int, UnitId] = {}  # by storage group, in the order of service: the unit compacted last
         self._retired: set[int] = set()  # id() of flushed memtables that readers still pin
 
@@ -170,7 +171,7 @@ class Store:
             manifest.remove()
         del self._units[unit]
         self.corrupt.pop(unit, None)
-        self._marked.discard(unit)
+        self._marked.discard(found.number)
         for memtable in found.memtables():
             self._release(memtable)
         with self._lock:
@@ -218,9 +219,8 @@ class Store:
     def expire(self, unit: UnitId, epoch: int, index: int, before: int) -> None:
         """Hide all points with time < before that were written before."""
         found = self._unit(unit)
-        if any(file.info.first_time < before for file in found.files) or any(
-            not memtable.is_empty for memtable in found.memtables()
-        ):
+        hides = unit in self.corrupt or any(file.info.first_time < before for file in found.files)
+        if hides or any(not memtable.is_empty for memtable in found.memtables()):
             self._add_tombstone(unit, epoch, index, None, INT64_MIN, before - 1)
         else:  # nothing to hide: a unit that is in files entirely needs no flush for it
             self._accept(unit, epoch, index)
@@ -393,15 +393,15 @@ class Store:
         """Make it durable that units are damaged, so that a restart knows it too. On a worker; SystemFault."""
         for unit, reason in list(self.corrupt.items()):
             found = self._units.get(unit)
-            if found is not None and unit not in self._marked:
+            if found is not None and unit in self.corrupt and found.number not in self._marked:
                 if self.files.exists(found.directory):
                     path = f"{found.directory}/{ABSENT}"
                     replace_atomically(self.files, path, f"{path}.new", reason.encode())
-                self._marked.add(unit)
+                self._marked.add(found.number)
 
     def is_absent(self, unit: UnitId) -> bool:
         """Whether the unit's files are lost for good: it is damaged, and that is durable."""
-        return unit in self._marked and unit in self.corrupt
+        return unit in self.corrupt and self._unit(unit).number in self._marked
 
     def begin_mirror(self, unit: UnitId) -> str:
         """The directory in which a damaged unit is made anew. What was written so far is frozen: a copy of the unit
@@ -412,14 +412,29 @@ class Store:
             found.active = Memtable()
         number = self._next_directory[unit] = self._next_directory.get(unit, 1)
         self._next_directory[unit] = number + 1
+        self._mirrored.add(unit)
         return f"{self.directory}/{unit_name(unit, number)}"
+
+    def end_mirror(self, unit: UnitId) -> None:
+        """Behind every `begin_mirror`, whatever came of it."""
+        self._mirrored.discard(unit)
+
+    @property
+    def mirroring(self) -> bool:
+        """Whether a copy of a unit is on its way: it holds what was written before that began, and not all until now.
+
+        What was written since is in memory, and must stay in the log until it is flushed into the copy.
+        """
+        return bool(self._mirrored)
 
     def open_mirror(self, unit: UnitId, directory: str, manifest: bytes) -> MirroredUnit:
         """Make a directory that has all files of a copy the unit's own, durably. On a worker.
 
         SystemFault where the disk fails, CorruptData where the files do not make a unit, or it was dropped.
         """
-        old = self._unit(unit)
+        old = self._units.get(unit)
+        if old is None:
+            raise CorruptData(f"unit {unit} was dropped while it was mirrored")
         with old.lock:
             if old.dropped:
                 raise CorruptData(f"unit {unit} was dropped while it was mirrored")
@@ -438,6 +453,7 @@ class Store:
         Memtables that reach beyond the copy are kept whole: what they hold of it once more comes to the same.
         """
         new = mirrored.unit
+        self.end_mirror(new.id)
         old = self._units.pop(new.id, None)
         if old is None:  # it was dropped meanwhile
             (new.manifest or Manifest(self.files, new.directory, new.state)).remove()
@@ -459,9 +475,9 @@ class Store:
         new.tombstones = [stone for _, stone in sorted(stones.items())]
         old.dropped = True
         old.sealed, old.active = [], Memtable()
+        self.corrupt.pop(new.id, None)  # first: whoever marks damage on a worker must not take the new one for the old
+        self._marked.discard(old.number)
         self._units[new.id] = new
-        self.corrupt.pop(new.id, None)
-        self._marked.discard(new.id)
         with self._lock:
             self._garbage_units.append(old)
 

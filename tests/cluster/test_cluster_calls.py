@@ -311,3 +311,41 @@ def test_a_refusal_after_an_unknown_outcome_stays_unknown() -> None:
     assert isinstance(outcomes[2], Moved)  # final: had an earlier attempt been applied, its id would be known there
     outcomes, *_ = together([["a", "b", OutcomeUnknown("?")]], later=lambda _: refusal)
     assert isinstance(outcomes[2], OutcomeUnknown)
+
+
+def test_an_attempt_that_ends_because_another_node_leads_may_have_taken_effect() -> None:
+    ids = RequestIds(1, 1)
+    known = {7: 2}
+    refusal = CallerError(Status.WRITE_PROCESS_REJECT, "no room")
+
+    class Silent:
+        """Node 2 has the entries in its log, and answers nothing."""
+
+        async def call(self, *_: object) -> memoryview:
+            asyncio.get_running_loop().call_soon(another_leads)
+            await asyncio.sleep(60)
+            raise AssertionError
+
+    async def main() -> list[Any]:
+        nonlocal another_leads
+        world = world_of(2)
+        calls = Calls(1, Silent())
+        leaders = Leaders(world, lambda group: known[group], lambda _: [1, 2])
+
+        def here() -> None:
+            known[7] = 1
+            leaders.changed(7)
+
+        another_leads = here
+
+        async def propose_together(_: memoryview, __: Deadline) -> bytes:
+            return pack([["a", None], [None, dump_failure(refusal)]])
+
+        calls.handlers["propose together"] = propose_together
+        wanted = [Wanted(lambda request: b"%d" % request.sequence)] * 2
+        return await Proposals(calls, leaders, ids).together(lambda: 7, wanted, Deadline(world, 2_000))
+
+    another_leads: Callable[[], None] = lambda: None  # noqa: E731
+    outcomes = run_virtual(main)
+    assert outcomes[0] == "a"  # type: ignore[index]
+    assert isinstance(outcomes[1], OutcomeUnknown)  # type: ignore[index]

@@ -313,7 +313,8 @@ def test_a_flush_whose_caller_goes_is_carried_out_whole() -> None:
     async def main() -> None:
         jobs = [FakeJob() for _ in range(5)]
         published: list[int] = []
-        store = SimpleNamespace(memory_bytes=lambda: 0, pinned_bytes=lambda: 0, collect=lambda: 0, corrupt={})
+        store = SimpleNamespace(memory_bytes=lambda: 0, pinned_bytes=lambda: 0, collect=lambda: 0)
+        store.corrupt, store.mirroring = {}, False
         checkpoint = SimpleNamespace(jobs=jobs, index=1, step=lambda: False)
         data = SimpleNamespace(
             store=store,

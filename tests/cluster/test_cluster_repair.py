@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import random
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 
 from iotdb_cluster.cluster.node import Node
+from iotdb_cluster.cluster.repair import Repair
 from iotdb_cluster.errors import CallerError
 from iotdb_cluster.simulation import smoke
 from iotdb_cluster.simulation.client import SimulatedClient, ask_admin
 from iotdb_cluster.simulation.world import Simulation
+from iotdb_cluster.storage import UnitId
 from iotdb_cluster.world import World
 
 NAMES = [smoke._name(number) for number in range(1, smoke.NODES + 1)]
@@ -119,7 +122,7 @@ def test_a_node_with_damaged_files_is_whole_again(seed: int, suffix: str) -> Non
         trial.simulation.run_until(20_000)
         assert trial.damaged_units(victim) == 0 or suffix == ".chunk"  # a page that nobody read is not noticed yet
         for node in (1, 2, 3):
-            assert trial.read_all(node) == 0
+            assert trial.read_all(node) == 0 or suffix == ".chunk"  # who leads by now may be the first to meet it
         # The damage may stand where no query looked: a digest of the replica reads all there is.
         for _ in range(20):
             try:
@@ -129,6 +132,8 @@ def test_a_node_with_damaged_files_is_whole_again(seed: int, suffix: str) -> Non
                 trial.simulation.run_until(5_000)
         trial.verify()
         assert trial.damaged_units(victim) == 0
+        for node in (1, 2, 3):
+            assert trial.read_all(node) == 0
         assert not set(damaged) & set(trial.unit_files(victim, suffix))  # each was noticed, and what it was in has gone
         trial.simulation.crash(NAMES[victim - 1])
         trial.simulation.restart(NAMES[victim - 1])
@@ -201,3 +206,63 @@ def test_with_one_copy_the_lost_range_is_named_and_all_else_serves(monkeypatch: 
         assert trial.damaged_units(victim) == 1
         stores = [machine.data.store for machine in trial.nodes[victim]._machines.values()]
         assert sum(store.unit_memory(unit) for store in stores for unit in store.corrupt) > 0
+
+
+def test_a_checkpoint_does_not_pass_what_a_copy_on_its_way_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written while a unit is fetched stands in no file of the copy: until it does, the log alone has it."""
+    with Trial(5) as trial:
+        trial.write(1, range(0, 3_000, 70))
+        trial.flush()
+        trial.simulation.crash(NAMES[1])
+        held = asyncio.Event()
+        begun: list[str] = []
+        fetch = Repair._fetch_file
+
+        async def slow(self: Repair, node: int, number: int, name: str, size: int, into: str) -> int:
+            begun.append(name)
+            await held.wait()
+            return await fetch(self, node, number, name, size, into)
+
+        monkeypatch.setattr(Repair, "_fetch_file", slow)
+        trial.damage(2, "manifest")
+        trial.simulation.restart(NAMES[1])
+        trial.simulation.run(smoke._serving(trial.world), smoke.SERVES_AGAIN_MS)
+        trial.simulation.run_until(trial.simulation.now_ms + 2_000)
+        assert begun
+        trial.write(1, range(24, 3_000, 70))  # to the units that are damaged
+        trial.flush()
+        held.set()
+        trial.simulation.run_until(trial.simulation.now_ms + 300)
+        trial.simulation.crash(NAMES[1])
+        trial.simulation.restart(NAMES[1])
+        trial.simulation.run_until(trial.simulation.now_ms + 20_000)
+        trial.verify()
+
+
+def test_a_storage_group_is_dropped_while_its_units_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Trial(6) as trial:
+        trial.write(1, range(0, 3_000, 70))
+        trial.flush()
+        trial.simulation.crash(NAMES[1])
+        dropped: list[str] = []
+        fetch = Repair._fetch
+
+        async def late(self: Repair, node: int, group: int, data: Any, unit: UnitId, index: int, into: str) -> None:
+            for _ in range(100):
+                if dropped and unit not in data.store.units():
+                    break
+                await asyncio.sleep(0.1)
+            await fetch(self, node, group, data, unit, index, into)
+
+        monkeypatch.setattr(Repair, "_fetch", late)
+        trial.damage(2, "manifest")
+        trial.simulation.restart(NAMES[1])
+        trial.simulation.run(smoke._serving(trial.world), smoke.SERVES_AGAIN_MS)
+        trial.simulation.run_until(trial.simulation.now_ms + 1_000)
+        session = SimulatedClient(trial.world, NAMES[0], smoke.CLIENT_PORT)
+        trial.simulation.run(session.execute("DELETE STORAGE GROUP root.fix0"), smoke.SERVES_AGAIN_MS)
+        dropped.append("root.fix0")
+        del trial.history.acknowledged["root.fix0.d.s1"]
+        trial.simulation.run_until(trial.simulation.now_ms + 40_000)
+        assert trial.damaged_units(2) == 0
+        trial.verify()  # every node runs

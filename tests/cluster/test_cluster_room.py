@@ -67,6 +67,17 @@ class Fixture:
         return simulation.run(admit())
 
 
+def test_a_refusal_is_the_same_at_home_as_over_the_wire() -> None:
+    """Of a kind of its own it would pass for an answer, also behind an attempt that may have taken effect."""
+    with Simulation(1) as simulation:
+        fixture = Fixture(simulation)
+        fixture.used = 1_000_000
+        with pytest.raises(CallerError) as caught:
+            fixture.run(simulation, INSERT)
+    assert type(caught.value) is CallerError
+    assert caught.value.code == Status.WRITE_PROCESS_REJECT
+
+
 def test_a_writer_waits_for_memory() -> None:
     with Simulation(1) as simulation:
         fixture = Fixture(simulation)

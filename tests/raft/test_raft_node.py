@@ -210,6 +210,27 @@ def test_a_group_of_one_reads_at_once() -> None:
     assert group.reads[1] == [ReadState(1, b"x")]
 
 
+def test_a_group_of_one_that_started_again_reads_nothing_older_than_was_acknowledged() -> None:
+    """The commit index on disk may lag; what was acknowledged is known to be committed with the term's first entry."""
+    log = MemoryLog(ConfState((1,)))
+    log.hard_state = HardState(1, 1, 0)
+    log.append(Entries(1, [1, 1], [0, 0], [b"", b"acknowledged"]))
+    node = RawNode(Config(1, log, Random(1), async_storage_writes=True))
+    node.campaign()
+    reads: list[ReadState] = []
+    while node.has_ready():
+        ready = node.ready()
+        reads += ready.read_states
+        for message in ready.messages:
+            log.append(message.entries if message.type is MessageType.STORAGE_APPEND else Entries(1, [], [], []))
+            for response in message.responses:
+                led = node.is_leader
+                node.step(response)
+                if node.is_leader and not led:
+                    node.read_index(b"first of all")
+    assert reads == [ReadState(3, b"first of all")]
+
+
 def test_uncommitted_bytes_are_bounded() -> None:
     group = Group(3, uncommitted_bytes_max=100)
     leader = group.elect()

@@ -316,3 +316,31 @@ def test_failing_disk_is_loud_and_mends(tools: Any, seed: int) -> None:
         tools.flush(store)
         with store.reader(U) as reader:
             tools.check_reader(reader, model, rng)
+
+
+def test_what_expires_while_a_unit_is_made_anew_stays_expired(tools: Any) -> None:
+    """Nothing of the unit is here that the expiry could hide; the copy that is on its way has it."""
+    disk = SimulatedDisk(random.Random(1))
+    log = Log(tools)
+    rng = random.Random(1)
+    written = log.add("write", tools.random_blocks(rng, 60), rng)
+    stores = {name: Store.open(disk, f"/data/{name}", OPTIONS) for name in ("store", "other")}
+    for store in stores.values():
+        for entry in (log.entries[0], written):
+            apply(store, entry)
+        tools.flush(store)
+    stores["store"].note_damage(U, "planted")
+    stores["store"].mark_absent()
+    stores["store"].close()
+    store = Store.open(disk, "/data/store", OPTIONS)
+    directory = store.begin_mirror(U)
+    pinned = stores["other"].pin_files(U)
+    expired = log.add("expire", tools.MAX, rng)
+    for one in (store, stores["other"]):
+        apply(one, expired)
+    disk.make_directories(directory)
+    for info in pinned.files:
+        disk.open(f"{directory}/{info.name}", create=True).write(0, disk.open(info.path).read(0, info.bytes))
+    store.finish_mirror(store.open_mirror(U, directory, pinned.manifest))
+    pinned.release()
+    assert store.digest(U) == stores["other"].digest(U)
