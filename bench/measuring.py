@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from iotdb_cluster.columns import Column, DataType, Tablet, shape_of
-from iotdb_cluster.storage import Store, UnitId
+from iotdb_cluster.storage import MergeRequest, Store, UnitId
 
 UNIT = UnitId(1, 0)
 START_MS = 1_700_000_000_000
@@ -79,8 +79,9 @@ def flush(store: Store) -> None:
 
 
 def compact(store: Store) -> float:
-    """Until there is nothing to do; seconds of CPU."""
+    """All files of each unit into one, as FULL MERGE does; seconds of CPU."""
     began = time.process_time()
+    store.request_merge(MergeRequest.FULL)
     while (job := store.pick()) is not None:
         job.run()
         job.finish()
