@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
+import numpy as np
+
 from iotdb_cluster.errors import check
 from iotdb_cluster.schema.facts import Facts, dump_devices
 
@@ -19,20 +21,19 @@ STEP_NODES = 2_000  # looked at in one step: some 1 ms
 
 
 class _Series:
-    """Series one after another; two lists for all that the walk finds: many small ones would call the collector."""
+    """Series one after another; in arrays, since the search for cycles would look at each cell of a list."""
 
-    __slots__ = ("facts", "names")
+    __slots__ = ("count", "facts", "names")
 
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.facts: list[Facts] = []
+    def __init__(self, most: int) -> None:
+        self.names = np.empty(most, object)
+        self.facts = np.empty(most, object)
+        self.count = 0
 
     def add(self, name: str, facts: Facts) -> None:
-        self.names.append(name)
-        self.facts.append(facts)
-
-    def __len__(self) -> int:
-        return len(self.names)
+        self.names[self.count] = name
+        self.facts[self.count] = facts
+        self.count += 1
 
 
 class Walked(Protocol):
@@ -47,9 +48,10 @@ class Walked(Protocol):
 class TreeSnapshot:
     """Walk it with `step` on the loop until that gives False; then `encode` on any thread."""
 
-    def __init__(self, storage_group: str, root: Walked, on_walked: Callable[[TreeSnapshot], None]) -> None:
+    def __init__(self, storage_group: str, root: Walked, total: int, on_walked: Callable[[TreeSnapshot], None]) -> None:
+        # `total`: how many series there are
         self._storage_group = storage_group
-        self._found = _Series()  # by the walk
+        self._found = _Series(total)  # by the walk
         # of each device that was come to or handed over: where its series are, from and to
         self._devices: dict[str, tuple[_Series, int, int]] = {}
         self._waiting: list[tuple[str, Walked]] = [(storage_group, root)]
@@ -63,11 +65,12 @@ class TreeSnapshot:
         if self._at is not None and self._at[0] == device:
             self._look(1 << 62)
         if device not in self._devices:
-            own = _Series()
-            for name, child in ((node.children if node is not None else None) or {}).items():
+            children = (node.children if node is not None else None) or {}
+            own = _Series(len(children))
+            for name, child in children.items():
                 if child.facts is not None:
                     own.add(name, child.facts)
-            self._devices[device] = (own, 0, len(own))
+            self._devices[device] = (own, 0, own.count)
 
     def step(self, nodes: int = STEP_NODES) -> bool:
         """Look at so many nodes; False when all is done."""
@@ -78,7 +81,7 @@ class TreeSnapshot:
                     self._on_walked(self)
                     break
                 path, node = self._waiting.pop()
-                begin = -1 if path in self._devices else len(self._found)
+                begin = -1 if path in self._devices else self._found.count
                 self._at = (path, begin, iter(list((node.children or {}).items())))
             nodes = self._look(nodes) - 1
         return not self._done
@@ -97,7 +100,7 @@ class TreeSnapshot:
             if nodes <= 0:
                 return 0
         if begin >= 0:
-            self._devices[path] = (self._found, begin, len(self._found))
+            self._devices[path] = (self._found, begin, self._found.count)
         self._at = None
         return nodes
 
@@ -107,7 +110,8 @@ class TreeSnapshot:
         devices = []
         for path, (series, begin, end) in self._devices.items():
             if begin < end:
-                order = sorted(range(begin, end), key=series.names.__getitem__)
-                devices.append((path, [series.names[at] for at in order], [series.facts[at] for at in order]))
+                names, facts = series.names[begin:end].tolist(), series.facts[begin:end].tolist()
+                order = sorted(range(end - begin), key=names.__getitem__)
+                devices.append((path, [names[at] for at in order], [facts[at] for at in order]))
         devices.sort(key=lambda device: f"{device[0]}.{device[1][0]}")
         return dump_devices(self._storage_group, devices)

@@ -537,7 +537,7 @@ class SchemaTree:
             if self._snapshot is snapshot:
                 self._snapshot = None
 
-        self._snapshot = TreeSnapshot(self._path, self._root, walked)
+        self._snapshot = TreeSnapshot(self._path, self._root, self._root.total, walked)
         return self._snapshot
 
     def dump(self) -> bytes:
