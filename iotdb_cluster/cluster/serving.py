@@ -150,6 +150,8 @@ class WriteServing:
         except NotLeader:
             raise
         except CallerError as refusal:
+            if not group.leads:  # what this node lacks, another that leads now may have
+                raise group.not_leader() from None
             return refusal
         return None
 

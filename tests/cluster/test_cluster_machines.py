@@ -22,7 +22,7 @@ from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.proposals import GROUP
 from iotdb_cluster.cluster.serving import WriteServing
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
-from iotdb_cluster.errors import CallerError, InvariantViolation, Moved, Status
+from iotdb_cluster.errors import CallerError, InvariantViolation, Moved, NotLeader, Status
 from iotdb_cluster.limits import MIB
 from iotdb_cluster.meta import commands
 from iotdb_cluster.packing import pack, unpack
@@ -204,6 +204,22 @@ def test_a_refusal_that_may_change_is_confirmed_by_a_majority(refusal: CallerErr
         with pytest.raises(type(refusal)):
             await serving.propose(body, Deadline(world, 1_000))
         assert not barriers
+
+    run_virtual(main)
+
+
+def test_who_waited_for_room_and_lost_the_lead_names_who_leads_now() -> None:
+    async def main() -> None:
+        group = SimpleNamespace(id=7, leads=True, not_leader=lambda: NotLeader(2, "node 2 leads"))
+
+        async def admit(*_: Any) -> None:
+            group.leads = False
+            raise CallerError(Status.WRITE_PROCESS_REJECT, "another node is about to lead, try again")
+
+        driver, guard = SimpleNamespace(groups={7: group}), SimpleNamespace(admit=admit)
+        serving = WriteServing(driver, {}, None, guard)  # type: ignore[arg-type]
+        with pytest.raises(NotLeader, match="node 2 leads"):
+            await serving.propose(memoryview(GROUP.pack(7) + b"entry"), Deadline(world_of(1), 1_000))
 
     run_virtual(main)
 
