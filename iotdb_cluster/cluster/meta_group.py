@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 
 import crc32c
 
@@ -132,7 +133,8 @@ class MetaMachine:
         for index in self._indexes():
             # The one that the log continues stays until another one counts; a later one was received meanwhile.
             if index < self.checkpointed and index != snapshot.index:
-                self._files.remove(self._name(index))
+                with suppress(FileNotFoundError):  # a received snapshot is staged on the loop, a checkpoint on a worker
+                    self._files.remove(self._name(index))
 
     def _read(self, index: int) -> Snapshot:
         path = self._name(index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -62,6 +63,33 @@ def entry(index: int) -> bytes:
 def applied(machine: MetaMachine, first: int, last: int, term: int) -> None:
     for index in range(first, last + 1):
         machine.apply(Entries(index, [term], [0], [entry(index)]))
+
+
+def test_a_snapshot_may_be_received_while_a_checkpoint_is_written() -> None:
+    """One on the loop, one on a worker: both remove what is out of date."""
+
+    class Beside(SimulatedDisk):
+        """A received snapshot is staged whole between a look at the directory and what follows from it."""
+
+        received: Snapshot | None = None
+
+        def list(self, path: str) -> list[str]:
+            names = super().list(path)
+            snapshot, self.received = self.received, None
+            if snapshot is not None:
+                machine.stage(snapshot)
+            return names
+
+    disk = Beside(random.Random(1))
+    machine = MetaMachine(disk, "/meta", lambda: None)
+    machine.members = ConfState((1, 2, 3))
+    applied(machine, 2, 5, 1)
+    machine.stage(machine.snapshot())
+    applied(machine, 6, 8, 1)
+    machine.checkpointed = 7
+    disk.received = replace(machine.snapshot(), index=20)
+    machine.stage(machine.snapshot())
+    assert sorted(machine._indexes()) == [8, 20]
 
 
 @settings(max_examples=60, deadline=None)
