@@ -515,3 +515,33 @@ def test_who_reads_old_entries_finds_the_next_ones_in_memory(make_bench: Any) ->
     bench.run(main())
     assert on_the_loop[0] == 1
     assert len(on_the_loop) < count // 3
+
+
+def test_a_long_slice_of_old_entries_looks_ahead_once(make_bench: Any) -> None:
+    """A node that starts again reads thousands of small entries at once: each may cost a look at itself, no more."""
+    count = 400
+    bench = make_bench(cache_bytes_max=4_000, segment_bytes=1 << 20)
+    log = bench.open()
+    bench.write(log, [[append(1, index, b"%04d" % index)] for index in range(1, count + 1)])
+    log = bench.open()
+    view = log.view(1)
+    looks = 0
+    get = log._cache.get
+
+    def counted(position: int) -> Any:
+        nonlocal looks
+        looks += 1
+        return get(position)
+
+    async def main() -> None:
+        nonlocal looks
+        writer = asyncio.ensure_future(log.run())
+        await asyncio.sleep(0)
+        log._cache.get = counted  # type: ignore[method-assign]
+        entries = view.entries(1, count + 1, 1 << 20)
+        assert [int(data) for data in entries.data] == list(range(1, count + 1))
+        assert looks < 3 * count
+        await log.close()
+        await writer
+
+    bench.run(main())

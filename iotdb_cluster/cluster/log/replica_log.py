@@ -48,7 +48,9 @@ Fetched: TypeAlias = Callable[[list[tuple[Run, Entries]]], None]
 
 
 class Reads(Protocol):
-    """How entries that are not in memory come from the disk."""
+    """How entries that are not in memory come from the disk. `active`: whether they can be read ahead now."""
+
+    active: bool
 
     def read(self, run: Run) -> Entries:
         """At once, on the loop. Raises CorruptData."""
@@ -316,6 +318,8 @@ class ReplicaLog:
 
     def _read_ahead(self, run: int) -> None:
         """Who reads old entries reads on: have the next ones in memory by then, without waiting for the disk."""
+        if self._fetching or not self._reads.active:  # asked for each run of a long slice: it must cost nothing then
+            return
         while run < len(self._firsts) and self._cache.get(self._positions[run]) is not None:
             run += 1
         runs: list[Run] = []
@@ -326,7 +330,7 @@ class ReplicaLog:
             runs.append(self._run(run))
             size += self._lengths[run]
             run += 1
-        if runs and not self._fetching:
+        if runs:
             self._fetching, self._fetch_at = True, runs[0].first
             self._reads.read_ahead(runs, self._fetched)
 
