@@ -105,7 +105,8 @@ class Compaction:
                 due_ms = begun_ms + 1000 * job.written / self._settings.compaction_bytes_per_s
                 await asyncio.sleep(max(0.0, due_ms - self._world.clock.monotonic_ms()) / 1000)
         except CorruptData as error:
-            store.note_damage(job.unit, str(error))
+            if not job.is_void:
+                store.note_damage(job.unit, str(error))
             logger.error("unit %s is damaged and not compacted: %s", job.unit, error)
         except SystemFault as error:
             if not disk_is_full(error):

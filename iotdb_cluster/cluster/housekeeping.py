@@ -250,9 +250,9 @@ class Housekeeping:
         data, members = machine.data, machine.members
         mirroring = data.store.mirroring
         checkpoint = data.freeze()
+        await self._flush(checkpoint.jobs)  # first: whoever is cancelled leaves no memtable without a job
         for _ in iter(checkpoint.step, False):
             await asyncio.sleep(0)
-        await self._flush(checkpoint.jobs)
         if data.store.corrupt and not machine.alone:
             await self._world.workers.run(data.store.mark_absent)
         elif data.store.corrupt:  # the log alone has what was written to the damaged units since: it is kept

@@ -97,7 +97,7 @@ class Repair:
                 if group.leads:
                     await self._hand_over(group)
                 for unit in sorted(data.store.corrupt):
-                    if now - self._tried_ms.get((number, unit), -1e18) >= RETRY_MS:
+                    if unit in data.store.corrupt and now - self._tried_ms.get((number, unit), -1e18) >= RETRY_MS:
                         self._tried_ms[number, unit] = now
                         await self._repair(group, data, unit)
 

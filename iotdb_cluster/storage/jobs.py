@@ -229,6 +229,11 @@ class CompactionJob(_FileJob):
         return sum(file.info.bytes for file in self._inputs)
 
     @property
+    def is_void(self) -> bool:
+        """Whether the unit was dropped, or another one took its place."""
+        return self._unit.dropped
+
+    @property
     def written(self) -> int:
         """Bytes that the job has written so far."""
         return self._written

@@ -16,6 +16,8 @@ from iotdb_cluster.storage.types import Point
 
 __all__ = ["LastCache", "LastKey", "LastPoint"]
 
+TEXT_BYTES_MAX = 1_024  # longer texts are read anew: so many of them have no bound in bytes
+
 LastKey = tuple[int, str, str, DataType]  # number of the unit in the running store, device, measurement, type
 
 
@@ -46,7 +48,9 @@ class LastCache:
             return found
 
     def put(self, key: LastKey, last: LastPoint) -> None:
-        """An older one never takes the place of a newer one."""
+        """An older one never takes the place of a newer one; what ends with a long text is not remembered."""
+        if last.point is not None and isinstance(last.point[1], bytes) and len(last.point[1]) > TEXT_BYTES_MAX:
+            return
         with self._lock:
             known = self._entries.get(key)
             if known is not None and known.until > last.until:

@@ -46,7 +46,7 @@ class UnitReader:
         self,
         snapshot: Snapshot,
         on_close: Callable[[UnitReader], None],
-        on_corrupt: Callable[[UnitId, str], None],
+        on_corrupt: Callable[[str], None],
         last_points: LastCache,
     ) -> None:
         self.snapshot = snapshot
@@ -77,7 +77,7 @@ class UnitReader:
         try:
             yield
         except CorruptData as error:
-            self._on_corrupt(self.snapshot.unit, str(error))
+            self._on_corrupt(str(error))
             raise
 
     # --- sources ------------------------------------------------------------------------------------------------------

@@ -331,7 +331,10 @@ class Store:
             for memtable in filled:
                 memtable.pins += 1
         return UnitReader(
-            snapshot, lambda reader: self._unpin(unit, reader.snapshot), self.note_damage, self.last_points
+            snapshot,
+            lambda reader: self._unpin(unit, reader.snapshot),
+            lambda reason: self._note_damage_of(unit, reason),
+            self.last_points,
         )
 
     def _unpin(self, unit: Unit, snapshot: Snapshot) -> None:
@@ -354,6 +357,11 @@ class Store:
     def note_damage(self, unit: UnitId, reason: str) -> None:
         """The unit's files cannot be read: it is listed in `corrupt` from now on. From any thread."""
         self.corrupt.setdefault(unit, reason)
+
+    def _note_damage_of(self, unit: Unit, reason: str) -> None:
+        """Nothing where another one has taken its place: readers of the damaged files may live on."""
+        if self._units.get(unit.id) is unit:
+            self.note_damage(unit.id, reason)
 
     def digest(self, unit: UnitId) -> int:
         """64 bits of the unit's logical content; see `UnitReader.digest`, which a worker may call."""
@@ -450,7 +458,8 @@ class Store:
     def finish_mirror(self, mirrored: MirroredUnit) -> None:
         """Put the copy in the place of the damaged unit; what was written above it stays. On the loop.
 
-        Memtables that reach beyond the copy are kept whole: what they hold of it once more comes to the same.
+        Memtables that reach beyond the copy are kept whole: what they hold of it once more comes to the same. Others
+        go, the active one too: the copy may hold later writes over theirs, which are passed over when they come here.
         """
         new = mirrored.unit
         self.end_mirror(new.id)
@@ -465,12 +474,13 @@ class Store:
         stones = {stone.position: stone for stone in new.tombstones}
         kept: list[Memtable] = []
         for memtable in old.memtables():
-            if memtable is old.active or memtable.high > new.flushed:
+            if memtable.high > new.flushed:
                 kept.append(memtable)
                 stones.update((stone.position, stone) for stone in memtable.tombstones)
             else:
                 self._release(memtable)
-        new.active = kept.pop()
+        if kept and kept[-1] is old.active:
+            new.active = kept.pop()
         new.sealed = [Sealed(memtable, new.meta, new.sequence) for memtable in kept]
         new.tombstones = [stone for _, stone in sorted(stones.items())]
         old.dropped = True
@@ -489,7 +499,8 @@ class Store:
                 try:
                     file.verify()
                 except SystemFault as error:
-                    self.note_damage(unit, str(error))
+                    if found is not None:
+                        self._note_damage_of(found, str(error))
 
     # --- compaction ---------------------------------------------------------------------------------------------------
 

@@ -100,11 +100,13 @@ def test_meta_comes_back_from_every_power_cut(seed: int) -> None:
     log = MetaLog()
     machine = MetaMachine(disk.mount(), "/meta", lambda: None)
     machine.recover(log)  # type: ignore[arg-type]
+    received_at: set[tuple[int, int]] = set()
     for _ in range(12):
         action = rng.random()
         term = max(machine.term, 1) + (rng.random() < 0.3)
         if action < 0.4:
             first, last = machine.index + 1, machine.index + rng.randint(1, 900)
+            term += (last, term) in received_at  # else they would hold what that snapshot holds
             log.entries = {index: one for index, one in log.entries.items() if index < first}
             log.entries.update(dict.fromkeys(range(first, last + 1), (term, b"")))
             applied(machine, last, last, term)
@@ -124,6 +126,7 @@ def test_meta_comes_back_from_every_power_cut(seed: int) -> None:
             applied(other, index, index, term)
             received = Snapshot(index, term, ConfState((1,)), other.state.dump())
             machine.stage(received)
+            received_at.add((index, term))
             if rng.random() < 0.4:
                 log.mark, log.entries = (index, term), {}
                 machine.install(received)
@@ -379,6 +382,26 @@ def test_a_flush_whose_caller_goes_is_carried_out_whole() -> None:
         await keeper._flush_call(FLUSH_ALL, Deadline(world_of(1), 10_000))
         assert published == [1, 1]
         running.cancel()
+
+    run_virtual(main)
+
+
+def test_a_checkpoint_that_is_cancelled_leaves_no_memtable_without_a_job() -> None:
+    async def main() -> None:
+        jobs = [FakeJob() for _ in range(3)]
+        store = SimpleNamespace(corrupt={})
+
+        def step() -> bool:
+            running.cancel()
+            return True
+
+        checkpoint = SimpleNamespace(jobs=jobs, index=1, step=step)
+        data = SimpleNamespace(store=store, freeze=lambda: checkpoint)
+        keeper, _ = housekeeping({7: SimpleNamespace(data=data, members=None, replaced=[])}, {})
+        running = asyncio.create_task(keeper.checkpoint(7))
+        (outcome,) = await asyncio.gather(running, return_exceptions=True)
+        assert isinstance(outcome, asyncio.CancelledError)
+        assert all(job.finished for job in jobs)
 
     run_virtual(main)
 

@@ -138,3 +138,7 @@ def test_the_cache_is_bounded_and_keeps_the_newest() -> None:
     cache.put(key, LastPoint(5, 9, (7, 7)))
     cache.put(key, LastPoint(2, 3, (1, 1)))
     assert cache.get(key) == LastPoint(5, 9, (7, 7))
+    for size, remembered in ((1_000, True), (1_000_000, False)):
+        text = (1, "d", f"text of {size}", DataType.TEXT)
+        cache.put(text, LastPoint(1, 1, (1, b"x" * size)))
+        assert (cache.get(text) is not None) == remembered

@@ -11,7 +11,7 @@ from crc32c import crc32c
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from iotdb_cluster.errors import SystemFault
+from iotdb_cluster.errors import CorruptData, SystemFault
 from iotdb_cluster.simulation.disk import PowerCut, SimulatedDisk
 from iotdb_cluster.storage import PinnedUnit, Store, StoreOptions, UnitId
 
@@ -110,6 +110,15 @@ def mirrored(tools: Any, disk: SimulatedDisk, store: Store, log: Log, model: Any
         apply(other, entry)
     if rng.random() < 0.5:
         write()
+    ahead: list[tuple[int, int, str, Any]] = []  # what the other replica has applied, and this one not yet
+    if rng.random() < 0.5:
+        applied = other.position(U)
+        for _ in range(rng.randint(1, 3)):
+            ahead.append(make_entry(tools, log, rng.choice(["write", "delete", "expire"]), rng))
+            apply_to_model(model, ahead[-1])
+        for entry in log.entries:
+            if (entry[0], entry[1]) > applied:
+                apply(other, entry)
     tools.flush(other)
     pinned = other.pin_files(U)
     disk.make_directories(directory)
@@ -129,6 +138,8 @@ def mirrored(tools: Any, disk: SimulatedDisk, store: Store, log: Log, model: Any
         return store
     store.finish_mirror(found)
     assert not store.corrupt
+    for entry in ahead:
+        apply(store, entry)
     return store
 
 
@@ -344,3 +355,23 @@ def test_what_expires_while_a_unit_is_made_anew_stays_expired(tools: Any) -> Non
     store.finish_mirror(store.open_mirror(U, directory, pinned.manifest))
     pinned.release()
     assert store.digest(U) == stores["other"].digest(U)
+
+
+def test_a_copy_of_a_dropped_unit_is_refused_and_old_readers_do_not_damage_a_new_one(tools: Any) -> None:
+    disk = SimulatedDisk(random.Random(1))
+    store = Store.open(disk, "/data/store", OPTIONS)
+    store.open_unit(U, (1, 1))
+    store.write(U, 1, 2, tools.random_blocks(random.Random(1), 60))
+    tools.flush(store)
+    pinned, reader = store.pin_files(U), store.reader(U)
+    store.note_damage(U, "planted")
+    directory = store.begin_mirror(U)
+    store.drop_unit(U)
+    with pytest.raises(CorruptData, match="dropped"):
+        store.open_mirror(U, directory, pinned.manifest)
+    store.open_unit(U, (1, 3))
+    with pytest.raises(CorruptData, match="damaged"), reader._guard():
+        raise CorruptData("a damaged page")
+    assert not store.corrupt
+    reader.close()
+    pinned.release()
