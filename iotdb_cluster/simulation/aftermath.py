@@ -10,7 +10,7 @@ from iotdb_cluster.simulation.world import Simulation
 
 __all__ = ["check_nothing_is_left", "has_leaders"]
 
-# Of a node that nobody asks anything; measured on runs without faults, with room.
+# Of a node that nobody asks anything: bounds that a leak passes within one run, wide enough for what comes and goes.
 TASKS_MAX: Final = 30  # of its own
 TASKS_PER_PEER_MAX: Final = 20
 FILES_MAX: Final = 400
