@@ -18,6 +18,7 @@ from iotdb_cluster.cluster.reloading import Reloading
 from iotdb_cluster.errors import CallerError, Status
 from iotdb_cluster.meta import commands
 from iotdb_cluster.packing import pack, unpack
+from iotdb_cluster.query.udtf import BUILT_IN_CLASSES
 from iotdb_cluster.rpc.handler import Done
 from iotdb_cluster.sql import (
     CreateFunction,
@@ -144,7 +145,11 @@ class Administration:
 
 
 async def _refuse(statement: Statement, deadline: Deadline) -> None:
-    """703 with the reason."""
+    """703 with the reason; 411 where a function is to go that the server itself brings."""
     del deadline
     name = statement.operation.replace("_", " ")
+    if isinstance(statement, DropFunction) and statement.name.upper() in BUILT_IN_CLASSES:
+        raise CallerError(
+            Status.QUERY_PROCESS_ERROR, f"Built-in function {statement.name.upper()} can not be deregistered."
+        )
     raise CallerError(Status.UNSUPPORTED_OPERATION, f"{name} is not supported: {NOT_SUPPORTED[type(statement)]}")

@@ -325,6 +325,8 @@ def test_flush_tasks_and_functions_are_shown(cluster: Any) -> None:
         assert said(connection, "GRANT WATERMARK_EMBEDDING TO nobody") == "411: No such user nobody"
         for text in ("CREATE FUNCTION f AS 'a.B'", "DROP TRIGGER t", "LOAD '/x.tsfile'", "REMOVE '/x.tsfile'"):
             assert said(connection, text).startswith("703: "), text
+        assert said(connection, "DROP FUNCTION sin") == "411: Built-in function SIN can not be deregistered."
+        assert said(connection, "DROP FUNCTION mine").startswith("703: ")
 
 
 def test_the_administrator_has_the_name_that_was_chosen(new_cluster: Callable[..., Any]) -> None:
