@@ -5,7 +5,6 @@ Each concerns the whole cluster, whichever node is asked, unless its text says o
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -95,15 +94,7 @@ class Administration:
         """Call every node; 706 naming those that were not reached, the others have done it."""
         await self._meta.barrier(deadline)
         nodes = [node for node in self._meta.state.nodes if node.registered]
-
-        async def ask(number: int) -> CallerError | None:
-            try:
-                await self._calls.call(number, method, body, deadline)
-            except CallerError as error:
-                return error
-            return None
-
-        failures = await asyncio.gather(*(ask(node.id) for node in nodes))
+        failures = await self._calls.call_each([node.id for node in nodes], method, body, deadline)
         lost = [
             f"{node.address.host}:{node.address.meta_port} ({failure.message})"
             for node, failure in zip(nodes, failures, strict=True)

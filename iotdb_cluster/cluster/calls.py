@@ -86,6 +86,20 @@ class Calls:
         deadline.check(f"node {node} was asked to {method}")
         return await self._peers.call(node, channel, method, body, deadline.left_ms)
 
+    async def call_each(
+        self, nodes: Sequence[int], method: str, body: bytes, deadline: Deadline
+    ) -> list[CallerError | None]:
+        """Call several nodes at once; why each did not do it, None where it did."""
+
+        async def ask(node: int) -> CallerError | None:
+            try:
+                await self.call(node, method, body, deadline)
+            except CallerError as error:
+                return error
+            return None
+
+        return list(await asyncio.gather(*(ask(node) for node in nodes)))
+
 
 class Responses:
     """How soon nodes answer reads: a running mean, which is forgotten with time so that a slow node is tried again."""

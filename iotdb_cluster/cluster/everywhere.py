@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,8 +46,6 @@ class Everywhere:
 
     async def _ask(self, method: str, body: Any, deadline: Deadline) -> None:
         nodes = [node.id for node in self._meta.state.nodes if node.registered]
-        asked = (self._calls.call(node, method, pack(body), deadline) for node in nodes)
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
+        for failure in await self._calls.call_each(nodes, method, pack(body), deadline):
+            if failure is not None:
+                raise failure

@@ -6,7 +6,6 @@ since the files of another node are its own.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -117,15 +116,7 @@ class Reloading:
         await self._meta.barrier(deadline)
         others = [node for node in self._meta.state.nodes if node.id != self._calls.node]
         body = pack({name: value.name if isinstance(value, DataType) else value for name, value in values.items()})
-
-        async def tell(number: int) -> CallerError | None:
-            try:
-                await self._calls.call(number, "configuration", body, deadline)
-            except CallerError as error:
-                return error
-            return None
-
-        failures = await asyncio.gather(*(tell(node.id) for node in others))
+        failures = await self._calls.call_each([node.id for node in others], "configuration", body, deadline)
         lost = [
             f"{node.address.host}:{node.address.meta_port} ({failure.message})"
             for node, failure in zip(others, failures, strict=True)
