@@ -389,7 +389,7 @@ def test_a_flush_whose_caller_goes_is_carried_out_whole() -> None:
 def test_a_checkpoint_that_is_cancelled_leaves_no_memtable_without_a_job() -> None:
     async def main() -> None:
         jobs = [FakeJob() for _ in range(3)]
-        store = SimpleNamespace(corrupt={})
+        store = SimpleNamespace(corrupt={}, mirroring=False)
 
         def step() -> bool:
             running.cancel()
