@@ -10,7 +10,6 @@ CALLS ?= 2000
 STEP ?= 1
 FLIPS ?= 2000
 MB ?= 2048
-JOBS ?= 1
 START ?= 1
 export PYTHONPATH := $(CURDIR)
 
