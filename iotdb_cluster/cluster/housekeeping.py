@@ -295,8 +295,8 @@ class Housekeeping:
                 raise CorruptData(f"unit {unit} was dropped meanwhile")
             return store.pin_files(unit)
 
-    async def take(self, number: int) -> tuple[Snapshot, GroupCopy]:
-        """A group's newest checkpoint with the files that belong to it, pinned until they are released.
+    async def take(self, number: int, fresh: bool = False) -> tuple[Snapshot, GroupCopy]:
+        """A group's newest checkpoint (`fresh`: one made now) with the files that belong to it, pinned until released.
 
         Raises CallerError where the group is not here, CorruptData where its files are damaged, SystemFault.
         """
@@ -306,7 +306,7 @@ class Housekeeping:
         async with self._care_of(number).busy:
             known = machine.checkpointed
             old = known is None or known[0] != machine.data.published or known[0] < group.log.first_index() - 1
-            if old and not await self._as_far_as_there_is_room(number, self._checkpoint(machine)):
+            if (old or fresh) and not await self._as_far_as_there_is_room(number, self._checkpoint(machine)):
                 raise CallerError(Status.WRITE_PROCESS_REJECT, FULL)
             data, known = machine.data, machine.checkpointed
             if known is None:

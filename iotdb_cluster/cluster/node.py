@@ -11,17 +11,21 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from iotdb_cluster.cluster.accounts import Accounts
 from iotdb_cluster.cluster.activity import Activity, first_query_id
 from iotdb_cluster.cluster.admin import AdminConnection
 from iotdb_cluster.cluster.administration import Administration
+from iotdb_cluster.cluster.archive import Archive
+from iotdb_cluster.cluster.backup import BACKUP_CALLS, Backup
 from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
 from iotdb_cluster.cluster.catalog import Catalog
 from iotdb_cluster.cluster.changes import Changes
 from iotdb_cluster.cluster.compaction import MERGE_CALL, Compaction
 from iotdb_cluster.cluster.configuration import Loaded
+from iotdb_cluster.cluster.contents import CONTENT_CALL, Contents
 from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.duties import Duties
@@ -53,6 +57,7 @@ from iotdb_cluster.cluster.reloading import Reloading
 from iotdb_cluster.cluster.repair import REPAIR_CALLS, Repair
 from iotdb_cluster.cluster.replicas import TICK_PART, Replicas
 from iotdb_cluster.cluster.request_ids import RequestIds
+from iotdb_cluster.cluster.restore import Restore
 from iotdb_cluster.cluster.room import DiskSpace, RoomGuard
 from iotdb_cluster.cluster.schema_reads import SchemaServing
 from iotdb_cluster.cluster.service import VERSION, ClientNode
@@ -87,6 +92,7 @@ HANDLERS = (
     *(MARKS_CALL, FLUSH_CALL, MERGE_CALL, CLEAR_CACHE_CALL, "state", "digest", SNAPSHOTS_CALL),
     *("configuration", "activity", "kill query", "tracing", "schema snapshot", "meta applied"),
     *SNAPSHOT_CALLS,
+    *(CONTENT_CALL, *BACKUP_CALLS),
 )
 
 
@@ -284,18 +290,7 @@ class Node:
         membership = Membership(world, settings, identity, self._meta, self._addresses)
         self._duties = Duties(world, self._driver, self._meta, self._proposals, self._machines, membership)
         self._handler = self._client_node()
-        self._overview = Overview(
-            world,
-            settings,
-            self._driver,
-            self._meta,
-            self._machines,
-            self._calls,
-            lambda: self.serving,
-            self._facts,
-            self._sender.progress,
-        )
-        self._overview.register(self._calls)
+        self._serve_operators()
         self._built = True
         await self._listen_admin()
         self._driver.start()
@@ -393,6 +388,32 @@ class Node:
             administration,
         )
         return ClientNode(world, settings, self._meta, writer, texts, changes, queries, statements, privileges)
+
+    def _serve_operators(self) -> None:
+        """What the nodetool port answers."""
+        self._overview = Overview(
+            self._world,
+            self._settings,
+            self._driver,
+            self._meta,
+            self._machines,
+            self._calls,
+            lambda: self.serving,
+            self._facts,
+            self._sender.progress,
+        )
+        self._overview.register(self._calls)
+        archive = self._archive()
+        archive.register(self._calls)
+        self._overview.extend(archive.commands)
+        self._endings.push_async_callback(archive.close)
+
+    def _archive(self) -> Archive:
+        take = partial(self._housekeeping.take, fresh=True)
+        backup = Backup(self._world, self._driver, self._meta, self._calls, self._leaders, take)
+        contents = Contents(self._world, self._driver, self._machines, self._meta, self._calls, self._leaders)
+        changes = Changes(self._meta, self._catalog, self._proposals, self._calls, self._leaders, self._settings)
+        return Archive(self._world, backup, Restore(self._world, self._meta, changes, self._writer, contents), contents)
 
     def _configured(self) -> None:
         """Settings have changed: tell those that keep a copy."""

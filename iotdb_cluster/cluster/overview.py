@@ -67,6 +67,10 @@ class Overview:
             {"state": self._state_call, "digest": self._digest_call, SNAPSHOTS_CALL: self._snapshots_call}
         )
 
+    def extend(self, commands: Mapping[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]]) -> None:
+        """Answer these commands too."""
+        self._commands.update(commands)
+
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """The answer to one line of the nodetool port; raises CallerError."""
         command = request.get("command")

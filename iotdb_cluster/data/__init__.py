@@ -9,6 +9,7 @@
 """
 
 from iotdb_cluster.data.checkpoints import Checkpoint, newest_index
+from iotdb_cluster.data.content import Content, content_work, merged_digests, tree_of
 from iotdb_cluster.data.copies import CopiedFile, GroupCopy
 from iotdb_cluster.data.cutting import Piece, cut, deduplicate, split_by_partition, times_of
 from iotdb_cluster.data.deletes import DeleteAction, DeleteProgress, Intent, due_actions
@@ -44,6 +45,7 @@ __all__ = [
     "AlterSeries",
     "Body",
     "Checkpoint",
+    "Content",
     "CopiedFile",
     "CreateSeries",
     "DataGroup",
@@ -73,6 +75,7 @@ __all__ = [
     "StaleRequest",
     "StorageGroupState",
     "UnitState",
+    "content_work",
     "cut",
     "decode",
     "decode_header",
@@ -81,7 +84,9 @@ __all__ = [
     "due_actions",
     "encode",
     "encode_insert",
+    "merged_digests",
     "newest_index",
     "split_by_partition",
     "times_of",
+    "tree_of",
 ]

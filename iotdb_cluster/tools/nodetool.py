@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from iotdb_cluster.limits import MIB
+from iotdb_cluster.tools import nodetool_archive
 from iotdb_cluster.tools.admin_client import AdminUnreachable, ask
 from iotdb_cluster.tools.exits import BAD_ARGUMENTS, UNREACHABLE
 from iotdb_cluster.tools.raft_log import show_log
@@ -19,6 +20,7 @@ __all__ = ["main"]
 ANSWER_S = 10.0
 DIGEST_S = 3_600.0  # all data are read
 COMMANDS = {
+    **nodetool_archive.COMMANDS,
     "digest": "Compare the replicas' digests of each group's content",
     "groups": "Print leader, term, commit and applied index of each Raft group",
     "help": "Display help information",
@@ -90,7 +92,7 @@ def help_(command: str | None = None) -> None:
     click.echo("usage: nodetool [(-h <host> | --host <host>)] [(-p <port> | --port <port>)] [--json]")
     click.echo("        <command> [<args>]\n")
     click.echo("The most commonly used nodetool commands are:")
-    for name, about in COMMANDS.items():
+    for name, about in sorted(COMMANDS.items()):
         click.echo(f"    {name:<12}{about}")
     click.echo("\nSee 'nodetool help <command>' for more information on a specific command.")
 
@@ -204,6 +206,11 @@ def _digest_line(row: dict[str, Any]) -> str:
 def log(asker: _Asker, path: str, detail: bool) -> None:
     """Print raft logs from a log directory or a segment file (only reads it)"""
     sys.exit(show_log(path, detail, asker.as_json))
+
+
+main.add_command(nodetool_archive.backup)
+main.add_command(nodetool_archive.restore)
+main.add_command(nodetool_archive.content)
 
 
 def run() -> int:
