@@ -51,6 +51,7 @@ READS_WAITING_MAX = 4096  # confirmations of its lead that a group's leader has 
 APPEND_BYTES_MAX = 1 * MIB  # entries of one append message (one larger entry goes alone)
 UNCOMMITTED_ENTRIES_MAX = 100_000  # the same, in entries
 UNAPPLIED_ENTRIES_MAX = 100_000  # committed and not applied, a group; beyond it a follower takes no more
+READ_LAG_MAX = 1_000  # committed entries that a replica may lack where `mid` reads it as it is
 UNCOMMITTED_BYTES_MAX = 64 * MIB  # proposed and not committed, a group; beyond it proposals are refused
 APPLY_BYTES_MAX = 1 * MIB  # entries that are applied in one loop turn
 COMMITTED_BYTES_PER_READY_MAX = 16 * MIB  # entries handed to apply at once

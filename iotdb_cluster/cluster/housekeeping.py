@@ -176,13 +176,18 @@ class Housekeeping:
         return care
 
     def _due(self, now: float) -> list[int]:
-        """The groups whose memtables should go to disk now, the largest first."""
+        """The groups whose memtables should go to disk now.
+
+        Where the log is too long the one comes first that pins its oldest entries, as that frees segments; otherwise
+        the largest.
+        """
         sizes = {number: machine.data.store.memory_bytes() for number, machine in self._machines.items()}
         due = []
         pressed = sum(sizes.values()) > BUDGET_SHARE * self._settings.memtable_bytes_max
         full = max(self._crowding.values(), default=0.0)
         pinned = full > 1 or self._log.bytes_pinned() > self._settings.log_bytes_max
-        for number, size in sorted(sizes.items(), key=lambda item: -item[1]):
+        behind = {number: self._behind(number) if pinned else 0.0 for number in sizes}
+        for number, size in sorted(sizes.items(), key=lambda item: (-behind[item[0]], -item[1])):
             old = size and now - self._care_of(number).since_ms > self._settings.memtable_flush_age_ms
             care = self._care_of(number)
             stale = pinned and now - care.since_ms > PINNED_PAUSE_MS and self._unpublished(number)
@@ -192,6 +197,11 @@ class Housekeeping:
                 due.append(number)
                 pressed = False
         return due
+
+    def _behind(self, number: int) -> float:
+        """How much of the log a group pins."""
+        group = self._driver.groups.get(number)
+        return 0.0 if group is None else self._crowding.get(group.replica, 0.0)
 
     def _unpublished(self, number: int) -> int:
         """Entries that a restart would replay."""

@@ -34,6 +34,7 @@ RELOADED = frozenset(
         "memtable_flush_bytes",
         "query_series_max",
         "query_timeout_ms",
+        "read_lag_max",
         "read_timeout_ms",
         "slow_query_threshold_ms",
         "storage_group_level",
@@ -102,6 +103,13 @@ _CLUSTER: list[Key] = [
     _c("election_timeout_ms", "500", "election_timeout_ms", "positive", "a follower's patience; randomised to twice"),
     _c("enable_auto_create_schema", "true", "auto_create_schema", "bool", "series are created by the first insert"),
     _c("consistency_level", "strong", "consistency", "consistency", "reads: strong, mid or weak"),
+    _c(
+        "max_read_log_lag",
+        "1000",
+        "read_lag_max",
+        "positive",
+        "committed entries that a replica may lack for `mid` reads",
+    ),
     _c("nodetool_port", "31999", "nodetool_port", "port", "nodetool.sh, on loopback"),
     _c("web_port", "18080", "web_port", "port", "/metrics and /health, on loopback"),
     _c(
@@ -203,7 +211,6 @@ _CLUSTER: list[Key] = [
         "followers are brought up from the log in bounded batches",
         "use_batch_in_catch_up",
         "enable_use_persist_log_on_disk_to_catch_up",
-        "max_read_log_lag",
         "max_sync_log_lag",
     ),
     *_n(

@@ -18,6 +18,7 @@ from iotdb_cluster.cluster.calls import Calls, Deadline
 from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.reading import barrier_at_leader
+from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.columns import RowBatch
 from iotdb_cluster.data import NotReady
 from iotdb_cluster.errors import CallerError, CorruptData, Status
@@ -48,9 +49,10 @@ class _Cursor:
 class PointServing:
     """The handlers `points`, `scan open`, `scan pull` and `scan close`."""
 
-    def __init__(self, world: World, driver: Driver, machines: dict[int, DataMachine]) -> None:
+    def __init__(self, world: World, driver: Driver, machines: dict[int, DataMachine], settings: Settings) -> None:
         self._world = world
         self._driver = driver
+        self._settings = settings
         self._machines = machines
         self._cursors: OrderedDict[int, _Cursor] = OrderedDict()
         self._next = 1
@@ -73,7 +75,7 @@ class PointServing:
     async def _units(self, head: Any, pins: ExitStack, deadline: Deadline) -> list[Unit]:
         """The pinned units that the call names, in order of time; those without any point are left out."""
         number = int(head["group"])
-        await barrier_at_leader(self._driver, number, head["consistency"], deadline)
+        await barrier_at_leader(self._driver, number, head["consistency"], deadline, self._settings.read_lag_max)
         data = self._machines[number].data
         interval = int(head["interval"])
         units: list[Unit] = []

@@ -20,13 +20,22 @@ def replica_here(driver: Driver, number: int) -> Group:
     return group
 
 
-async def barrier_at_leader(driver: Driver, number: int, consistency: str, deadline: Deadline) -> Group:
+async def barrier_at_leader(
+    driver: Driver, number: int, consistency: str, deadline: Deadline, lag_max: int | None = None
+) -> Group:
     """Afterwards this replica may be read: at `strong` it leads, and holds all that was acknowledged before the call.
 
-    At `weak` it is read as it is. Raises NotLeader, or 705 where nobody confirms in time.
+    At `weak` it is read as it is, at `mid` too where it lacks at most `lag_max` of the entries that it knows to be
+    committed. Raises NotLeader, or 705 where nobody confirms in time, or too many are lacking.
     """
     group = replica_here(driver, number)
-    if consistency == "weak":
+    if consistency == "mid" and lag_max is not None and group.raw.commit - group.applied > lag_max:
+        lacking = group.raw.commit - group.applied
+        raise CallerError(
+            Status.CONSISTENCY_FAILURE,
+            f"this replica of group {number} lacks {lacking} entries, max_read_log_lag allows {lag_max}: try again",
+        )
+    if consistency != "strong":
         return group
     try:
         async with asyncio.timeout(max(0.0, deadline.left_ms) / 1000):

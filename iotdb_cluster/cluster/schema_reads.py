@@ -13,6 +13,7 @@ from iotdb_cluster.cluster.calls import Calls, Deadline
 from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.reading import barrier_at_leader
+from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.data import DataGroup
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.schema import PathPattern, SchemaTree
@@ -32,9 +33,10 @@ class SchemaServing:
     done again; after some tries on the loop, where nothing changes.
     """
 
-    def __init__(self, world: World, driver: Driver, machines: dict[int, DataMachine]) -> None:
+    def __init__(self, world: World, driver: Driver, machines: dict[int, DataMachine], settings: Settings) -> None:
         self._world = world
         self._driver = driver
+        self._settings = settings
         self._machines = machines
 
     def register(self, calls: Calls) -> None:
@@ -43,7 +45,7 @@ class SchemaServing:
     async def answer(self, body: memoryview, deadline: Deadline) -> bytes:
         head, _ = unpack(body)
         number = int(head["group"])
-        await barrier_at_leader(self._driver, number, head["consistency"], deadline)
+        await barrier_at_leader(self._driver, number, head["consistency"], deadline, self._settings.read_lag_max)
         data = self._machines[number].data
         items = [_Item.of(data, item) for item in head["storage_groups"]]
         if all(item.is_quick(head) for item in items):

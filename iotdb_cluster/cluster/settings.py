@@ -89,6 +89,7 @@ class Settings:
     query_timeout_ms: int = limits.QUERY_TIMEOUT_MS
     start_timeout_ms: int = 300_000
     consistency: str = "strong"
+    read_lag_max: int = limits.READ_LAG_MAX
     partition_interval_ms: int = 604_800_000
     timestamp_precision: str = "ms"
     auto_create_schema: bool = True

@@ -220,7 +220,7 @@ class StatementReads:
                 raise
 
         async def as_it_is(node: int, within: Deadline) -> T:
-            return await attempt(node, within, "weak")
+            return await attempt(node, within, "mid")
 
         return await self._s.leaders.nearest(owner, as_it_is, self._deadline)
 

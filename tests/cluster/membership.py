@@ -2,10 +2,10 @@
 
     python tests/cluster/membership.py --minutes 5 --seed 1
 
-starts three nodes on ports and data of their own, with writers and readers that use whatever node serves. Then, again and
-again and at random: a node is added, a living one removed, one killed (-9) and started again, or killed and removed
-dead. `--script` does instead what the release asks for, once: add a 4th and a 5th node, remove the 1st, kill the 2nd
-and remove it dead, add one again. What must hold:
+starts three nodes on ports and data of their own, with writers and readers that use whatever node serves. Then, at
+random: a node is added, a living one removed, one killed (-9) and started again, or killed and removed dead.
+`--script` does instead what the release asks for, once: add a 4th and a 5th node, remove the 1st, kill the 2nd and
+remove it dead, add one again. What must hold:
 
 * every acknowledged point is there at the end, through every port, and none that nobody wrote;
 * a strong read shows every point acknowledged before it began;

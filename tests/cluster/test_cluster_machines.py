@@ -21,6 +21,7 @@ from iotdb_cluster.cluster.housekeeping import Housekeeping
 from iotdb_cluster.cluster.log import Compact
 from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.proposals import GROUP
+from iotdb_cluster.cluster.reading import barrier_at_leader
 from iotdb_cluster.cluster.serving import WriteServing
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
 from iotdb_cluster.errors import CallerError, InvariantViolation, Moved, NotLeader, Status
@@ -292,6 +293,43 @@ def test_over_the_budget_the_oldest_cursor_ends_where_cursors_keep_the_memory(
         keeper._cursors = SimpleNamespace(end_oldest=said.append)  # type: ignore[assignment]
         keeper._free_pinned()
         assert len(said) == ended
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("crowded", [False, True])
+def test_the_largest_is_flushed_first_and_in_a_log_that_is_full_the_oldest(crowded: bool) -> None:
+    async def main() -> None:
+        machines, groups = {}, {}
+        for number, (size, behind) in {7: (9, 0.2), 8: (5, 1.4), 9: (1, 0.9)}.items():
+            store = SimpleNamespace(memory_bytes=lambda size=size: size)
+            machines[number] = SimpleNamespace(data=SimpleNamespace(store=store, applied=5, published=1))
+            groups[number] = SimpleNamespace(replica=10 * number)
+            groups[number].behind = behind
+        keeper, _ = housekeeping(machines, groups)
+        keeper._settings = replace(SETTINGS, memtable_flush_bytes=0)
+        keeper._crowding = {group.replica: group.behind if crowded else 0.0 for group in groups.values()}
+        assert keeper._due(0.0) == ([8, 9, 7] if crowded else [7, 8, 9])
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize(("lag", "consistency", "taken"), [(11, "mid", False), (10, "mid", True), (11, "weak", True)])
+def test_mid_does_not_read_a_replica_that_lags_too_far(lag: int, consistency: str, taken: bool) -> None:
+    async def main() -> None:
+        group = SimpleNamespace(id=7, raw=SimpleNamespace(commit=100), applied=100 - lag)
+        reading = barrier_at_leader(
+            SimpleNamespace(groups={7: group}),  # type: ignore[arg-type]
+            7,
+            consistency,
+            Deadline(world_of(1), 1_000),
+            lag_max=10,
+        )
+        if taken:
+            assert await reading is group  # type: ignore[comparison-overlap]
+        else:
+            with pytest.raises(CallerError, match="lacks 11 entries, max_read_log_lag allows 10"):
+                await reading
 
     run_virtual(main)
 

@@ -60,7 +60,7 @@ def slow_world(seconds: float) -> tuple[Any, SlowWorkers]:
 
 def serving(world: Any, batches: int = 3) -> tuple[PointServing, list[int]]:
     """Cursor 1 with some batches; what is appended to the list when its pins are let go is how many workers run."""
-    points = PointServing(world, None, {})  # type: ignore[arg-type]
+    points = PointServing(world, None, {}, None)  # type: ignore[arg-type]
     pins = ExitStack()
     let_go: list[int] = []
     pins.callback(lambda: let_go.append(world.workers.running))
