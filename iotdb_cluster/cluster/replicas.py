@@ -11,7 +11,7 @@ from typing import Any
 from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.group import Group
-from iotdb_cluster.cluster.log import DurableLog, Install, ReplicaLog, make_durable_directories
+from iotdb_cluster.cluster.log import DurableLog, Install, Record, ReplicaLog, State, make_durable_directories
 from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.outbox import read_batch
 from iotdb_cluster.cluster.room import RoomGuard
@@ -23,7 +23,7 @@ from iotdb_cluster.data import DataGroup
 from iotdb_cluster.errors import CorruptData
 from iotdb_cluster.limits import APPEND_BYTES_MAX, APPLY_BYTES_MAX, INFLIGHT_BYTES_MAX, UNCOMMITTED_BYTES_MAX
 from iotdb_cluster.meta import Group as GroupRecord
-from iotdb_cluster.raft import Config, ConfState, Message, RawNode
+from iotdb_cluster.raft import Config, ConfState, HardState, Message, RawNode
 from iotdb_cluster.rpc.peer_messages import PeerIdentity
 from iotdb_cluster.world import World
 
@@ -118,6 +118,8 @@ class Replicas:
             raise CorruptData(
                 f"group {record.id}: its checkpoint is at {data.applied}, its log begins at {view.first_index()}"
             )
+        if applied > view.last_index() and self._settings.accept_loss:
+            await self._begin_behind(view, replica, data)
         raw = RawNode(self.config(replica, view, applied))
         nodes = {one.id: one.node for one in record.replicas}
         group = Group(record.id, record.generation, replica, raw, view, machine, nodes, applied=applied)
@@ -128,6 +130,19 @@ class Replicas:
         self._machines[record.id] = machine
         self._drive(group)
         self._opening.discard(record.id)
+
+    async def _begin_behind(self, view: ReplicaLog, replica: int, data: DataGroup) -> None:
+        """The operator accepted the loss of entries that a checkpoint holds: the log goes on behind that one."""
+        logger.warning(
+            "group %d: the log ends at %d, as accepted; it goes on behind the checkpoint at %d, which holds what was lost",
+            data.number,
+            view.last_index(),
+            data.applied,
+        )
+        hard_state, members = view.initial_state()
+        vote = hard_state.vote if hard_state.term >= data.applied_term else 0
+        state = HardState(max(hard_state.term, data.applied_term), vote, data.applied)
+        await self._submitted(Install(replica, data.applied, data.applied_term, members), State(replica, state))
 
     def _drive(self, group: Group) -> None:
         group.leader_changed = self._leader_changed
@@ -152,7 +167,7 @@ class Replicas:
             disable_proposal_forwarding=True,
         )
 
-    async def _submitted(self, *records: Install) -> None:
+    async def _submitted(self, *records: Record) -> None:
         """Wait until records are durable."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._log.submit(list(records), lambda: done.set_result(None))

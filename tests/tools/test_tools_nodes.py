@@ -308,13 +308,18 @@ def test_another_cluster_name_is_refused(nodes: Nodes) -> None:
 # --- a damaged log ----------------------------------------------------------------------------------------------------
 
 
-def test_a_damaged_log_is_refused_until_the_loss_is_accepted(nodes: Nodes, replay: ModuleType) -> None:
+@pytest.mark.parametrize(("flushed", "left"), [(False, 3), (True, 6)], ids=["in the log alone", "in files too"])
+def test_a_damaged_log_is_refused_until_the_loss_is_accepted(
+    nodes: Nodes, replay: ModuleType, flushed: bool, left: int
+) -> None:
     nodes.write(1, seeds=1, default_replica_num=1)
     nodes.start(1)
     nodes.wait(1)
     peer = replay.Peer("127.0.0.1", nodes.ports(1)[2], {})
     for time_ms in range(1, 7):
         assert peer.answer(f"INSERT INTO root.loss.d(timestamp, s) VALUES ({time_ms}, {time_ms})") == ["ok"]
+    if flushed:
+        assert peer.answer("FLUSH") == ["ok"]
     peer.close()
     nodes.running[1].kill()
     nodes.running[1].wait()
@@ -339,7 +344,9 @@ def test_a_damaged_log_is_refused_until_the_loss_is_accepted(nodes: Nodes, repla
         nodes.start(1, *words)
         nodes.wait(1)
         peer = replay.Peer("127.0.0.1", nodes.ports(1)[2], {})
-        assert peer.answer("SELECT count(s) FROM root.loss.d")[1] == "3"
+        assert peer.answer("SELECT count(s) FROM root.loss.d")[1] == str(left)
+        assert peer.answer(f"INSERT INTO root.loss.d(timestamp, s) VALUES ({left + 1}, 0)") == ["ok"]
+        left += 1
         peer.close()
         nodes.running[1].kill()
         nodes.running[1].wait()
