@@ -134,7 +134,7 @@ class Replicas:
     async def _begin_behind(self, view: ReplicaLog, replica: int, data: DataGroup) -> None:
         """The operator accepted the loss of entries that a checkpoint holds: the log goes on behind that one."""
         logger.warning(
-            "group %d: the log ends at %d, as accepted; it goes on behind the checkpoint at %d, which holds what was lost",
+            "group %d: the log ends at %d, as accepted, and goes on behind the checkpoint at %d: that has the rest",
             data.number,
             view.last_index(),
             data.applied,
