@@ -84,6 +84,7 @@ class Driver:
         self._ticker: asyncio.TimerHandle | None = None
         self._tick_at = 0.0
         self._stopped = False
+        self._reads = 0
         self.groups: dict[int, Group] = {}
         self._timing = Timing(world.random.getrandbits(63) | 1, self.groups, self.step, self._mark)
 
@@ -155,6 +156,10 @@ class Driver:
                 if group is not None and not self._timing.commit_known(group, pair):
                     self.wake(group)  # time has passed in it
 
+    def operations(self) -> int:
+        """A count that goes up with each entry of the data groups and each read of one here."""
+        return self._reads + sum(group.applied for group in self.groups.values() if group.id)
+
     def propose(self, group: Group, payloads: Sequence[bytes]) -> list[asyncio.Future[Outcome]]:
         """Append the payloads to the group's log; each future gets its entry's outcome once it is applied here.
 
@@ -192,6 +197,7 @@ class Driver:
         """
         if leader_only and not group.leads:
             raise group.not_leader()
+        self._reads += 1
         confirmed: asyncio.Future[int] = self._loop.create_future()
         group.reads_unsent.append(confirmed)
         self._attended[group.id] = group

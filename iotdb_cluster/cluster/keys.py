@@ -32,6 +32,7 @@ RELOADED = frozenset(
         "memtable_bytes_max",
         "memtable_flush_age_ms",
         "memtable_flush_bytes",
+        "migration_bytes_per_s",
         "query_series_max",
         "query_timeout_ms",
         "read_lag_max",
@@ -175,6 +176,14 @@ _CLUSTER: list[Key] = [
         "snapshot_bytes_per_s",
         "megabytes",
         "MiB a second of snapshots that a node sends",
+    ),
+    _c(
+        "migration_bandwidth_mb",
+        "100",
+        "migration_bytes_per_s",
+        "megabytes",
+        "MiB a second of units that a node sends, and that it receives, for moves and repairs; while clients are served"
+        " an eighth of it",
     ),
     _c(
         "disk_free_min_bytes",

@@ -20,12 +20,14 @@ from iotdb_cluster.cluster.admin import AdminConnection
 from iotdb_cluster.cluster.administration import Administration
 from iotdb_cluster.cluster.archive import Archive
 from iotdb_cluster.cluster.backup import BACKUP_CALLS, Backup
+from iotdb_cluster.cluster.bandwidth import Bandwidth
 from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
 from iotdb_cluster.cluster.catalog import Catalog
 from iotdb_cluster.cluster.changes import Changes
 from iotdb_cluster.cluster.compaction import MERGE_CALL, Compaction
 from iotdb_cluster.cluster.configuration import Loaded
 from iotdb_cluster.cluster.contents import CONTENT_CALL, Contents
+from iotdb_cluster.cluster.copying import COPY_CALLS, Fetcher, GivenCopies
 from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.duties import Duties
@@ -88,7 +90,7 @@ ASK_TIMEOUT_MS = 5_000  # of one question to a seed at the first start
 HANDLERS = (
     *("propose", "propose together", "resolve", "retired"),
     *("schema", "points", "scan open", "scan pull", "scan close"),
-    *REPAIR_CALLS,
+    *(*COPY_CALLS, *REPAIR_CALLS),
     *(MARKS_CALL, FLUSH_CALL, MERGE_CALL, CLEAR_CACHE_CALL, "state", "digest", SNAPSHOTS_CALL),
     *("configuration", "activity", "kill query", "tracing", "schema snapshot", "meta applied"),
     *SNAPSHOT_CALLS,
@@ -317,16 +319,22 @@ class Node:
             self._fault,
         )
         self._marks.register(self._calls)
+        operations = self._driver.operations
+        given = GivenCopies(world, Bandwidth(world, settings, operations))
+        given.register(self._calls)
+        self._endings.callback(given.close)
+        fetcher = Fetcher(world, self._calls, Bandwidth(world, settings, operations))
         self._repair = Repair(
             world,
             self._driver,
             self._machines,
             self._calls,
+            given,
+            fetcher,
             self._housekeeping.flushed_copy,
             self._housekeeping.collect,
         )
         self._repair.register(self._calls)
-        self._endings.callback(self._repair.close)
         self._compaction = Compaction(
             world,
             settings,

@@ -11,12 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
-import crc32c
-
 from iotdb_cluster.cluster.calls import Calls, Deadline
+from iotdb_cluster.cluster.copying import BrokenFile, Fetcher, GivenCopies, Listing
 from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.group import Group
@@ -25,31 +23,19 @@ from iotdb_cluster.cluster.outbox import Channel
 from iotdb_cluster.cluster.reading import replica_here
 from iotdb_cluster.data import DataGroup
 from iotdb_cluster.errors import CallerError, CorruptData, Status, SystemFault
-from iotdb_cluster.limits import SNAPSHOT_PIECE_BYTES
 from iotdb_cluster.packing import pack, unpack
-from iotdb_cluster.storage import FileInfo, PinnedUnit, UnitId
+from iotdb_cluster.storage import PinnedUnit, UnitId
 from iotdb_cluster.world import World
 
 __all__ = ["REPAIR_CALLS", "Repair"]
 
 logger = logging.getLogger(__name__)
 
-REPAIR_CALLS = ("mirror open", "mirror piece", "mirror end", "damaged units")
+REPAIR_CALLS = ("mirror open", "damaged units")
 ROUND_MS = 300
 RETRY_MS = 2_000  # between two attempts to repair a unit
 CALL_MS = 30_000
 ASK_MS = 2_000
-GIVEN_IDLE_MS_MAX = 60_000  # a copy that nobody fetches any more is let go
-
-
-@dataclass(slots=True)
-class _Given:
-    """A unit that another node copies."""
-
-    data: DataGroup
-    unit: UnitId
-    pinned: PinnedUnit
-    used_ms: float
 
 
 class Repair:
@@ -63,6 +49,8 @@ class Repair:
         driver: Driver,
         machines: dict[int, DataMachine],
         calls: Calls,
+        given: GivenCopies,
+        fetcher: Fetcher,
         flushed_copy: Callable[[int, UnitId], Awaitable[PinnedUnit]],
         collect: Callable[[int], Awaitable[None]],
     ) -> None:
@@ -70,14 +58,14 @@ class Repair:
         self._driver = driver
         self._machines = machines
         self._calls = calls
+        self._given = given
+        self._fetcher = fetcher
         self._flushed_copy = flushed_copy
         self._collect = collect
         self._tried_ms: dict[tuple[int, UnitId], float] = {}
-        self._given: dict[int, _Given] = {}
-        self._next = 1
 
     def register(self, calls: Calls) -> None:
-        handlers = (self._open_call, self._piece_call, self._end_call, self._damaged_call)
+        handlers = (self._open_call, self._damaged_call)
         calls.handlers.update(zip(REPAIR_CALLS, handlers, strict=True))
 
     async def run(self) -> None:
@@ -85,9 +73,7 @@ class Repair:
         while True:
             await asyncio.sleep(ROUND_MS / 1000)
             now = self._world.clock.monotonic_ms()
-            for number, given in list(self._given.items()):
-                if now - given.used_ms > GIVEN_IDLE_MS_MAX:
-                    self._let_go(number)
+            self._given.sweep()
             for number, machine in list(self._machines.items()):
                 data = machine.data
                 if not data.store.corrupt:
@@ -160,48 +146,19 @@ class Repair:
     async def _fetch(self, node: int, group: int, data: DataGroup, unit: UnitId, index: int, directory: str) -> None:
         head = {"group": group, "unit": list(unit), "index": index}
         answer, buffers = unpack(await self._call(node, "mirror open", head, CALL_MS))
-        number = int(answer["copy"])
-        broken = ""
+        listing = Listing.load(answer)
+        broken: BrokenFile | None = None
         try:
             await self._world.workers.run(make_durable_directories, self._world.files, directory)
-            for name, size, crc in answer["files"]:
-                if await self._fetch_file(node, number, str(name), int(size), directory) != int(crc):
-                    broken = str(name)
-                    raise CorruptData(f"node {node}: {name} does not match its checksum")
+            wanted = [(file, f"{directory}/{file.name}") for file in listing.files]
+            await self._fetcher.fetch(node, listing.number, wanted)
             mirrored = await self._world.workers.run(data.store.open_mirror, unit, directory, bytes(buffers[0]))
             data.store.finish_mirror(mirrored)
+        except BrokenFile as error:
+            broken = error
+            raise
         finally:
-            await self._end(node, number, broken)
-
-    async def _fetch_file(self, node: int, number: int, name: str, size: int, directory: str) -> int:
-        """Its checksum; the file is durable but for its name."""
-        crc = 0
-        for offset in range(0, size, SNAPSHOT_PIECE_BYTES):
-            length = min(SNAPSHOT_PIECE_BYTES, size - offset)
-            _, buffers = unpack(
-                await self._call(node, "mirror piece", {"copy": number, "file": name, "offset": offset}, CALL_MS)
-            )
-            data = bytes(buffers[0])
-            if len(data) != length:
-                raise CorruptData(f"node {node}: {name} has {len(data)} bytes at {offset}, not {length}")
-            crc = crc32c.crc32c(data, crc)
-            await self._world.workers.run(self._write, f"{directory}/{name}", offset, data, offset + length == size)
-        return int(crc)
-
-    def _write(self, path: str, offset: int, data: bytes, last: bool) -> None:
-        file = self._world.files.open(path, create=True)
-        try:
-            file.write(offset, data)
-            if last:
-                file.sync()
-        finally:
-            file.close()
-
-    async def _end(self, node: int, number: int, broken: str) -> None:
-        try:
-            await self._call(node, "mirror end", {"copy": number, "damaged": broken}, ASK_MS)
-        except CallerError as error:  # it lets the copy go by itself
-            logger.debug("node %d did not hear the end of a copy: %s", node, error)
+            await self._fetcher.end(node, listing.number, broken)
 
     async def _call(self, node: int, method: str, head: Any, timeout_ms: float) -> memoryview:
         return await self._calls.call(node, method, pack(head), Deadline(self._world, timeout_ms), Channel.SNAPSHOT)
@@ -225,47 +182,4 @@ class Repair:
             pinned = await self._flushed_copy(group.id, unit)
         except CorruptData as error:
             raise CallerError(Status.PARTITION_NOT_READY, f"unit {unit} is not whole here either: {error}") from None
-        number, self._next = self._next, self._next + 1
-        self._given[number] = _Given(data, unit, pinned, self._world.clock.monotonic_ms())
-        files = [[one.name, one.bytes, one.crc32c] for one in pinned.files]
-        return pack({"copy": number, "files": files}, [pinned.manifest])
-
-    def _find(self, head: Any) -> _Given:
-        given = self._given.get(int(head["copy"]))
-        if given is None:
-            raise CallerError(Status.PARTITION_NOT_READY, "the copy was let go: begin anew")
-        given.used_ms = self._world.clock.monotonic_ms()
-        return given
-
-    async def _piece_call(self, body: memoryview, deadline: Deadline) -> bytes:
-        del deadline
-        head, _ = unpack(body)
-        given = self._find(head)
-        found = [one for one in given.pinned.files if one.name == head["file"]]
-        if not found:
-            raise CallerError(Status.ILLEGAL_PARAMETER, f"the copy has no file {head['file']!r}")
-        data = await self._world.workers.run(self._read, found[0], int(head["offset"]))
-        return pack(None, [data])
-
-    def _read(self, info: FileInfo, offset: int) -> bytes:
-        file = self._world.files.open(info.path)
-        try:
-            return file.read(offset, SNAPSHOT_PIECE_BYTES)
-        finally:
-            file.close()
-
-    async def _end_call(self, body: memoryview, deadline: Deadline) -> bytes:
-        del deadline
-        head, _ = unpack(body)
-        given = self._find(head)
-        self._let_go(int(head["copy"]))
-        if head["damaged"]:
-            await self._world.workers.run(given.data.store.verify_file, given.unit, str(head["damaged"]))
-        return pack(None)
-
-    def _let_go(self, number: int) -> None:
-        self._given.pop(number).pinned.release()
-
-    def close(self) -> None:
-        for number in list(self._given):
-            self._let_go(number)
+        return pack(self._given.give(data, [(unit, pinned)]), [pinned.manifest])

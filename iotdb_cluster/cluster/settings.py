@@ -114,6 +114,7 @@ class Settings:
     unapplied_entries_max: int = limits.UNAPPLIED_ENTRIES_MAX
     catch_up_timeout_ms: int = 300_000
     snapshot_bytes_per_s: int = limits.SNAPSHOT_BYTES_PER_S
+    migration_bytes_per_s: int = limits.MIGRATION_BYTES_PER_S
     disk_free_min_bytes: int = 1 * limits.GIB
     slow_query_threshold_ms: int = 5_000
     admin_name: str = "root"

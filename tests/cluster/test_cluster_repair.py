@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from iotdb_cluster.cluster.copying import Fetcher
 from iotdb_cluster.cluster.node import Node
 from iotdb_cluster.cluster.repair import Repair
 from iotdb_cluster.errors import CallerError
@@ -215,15 +216,15 @@ def test_a_checkpoint_does_not_pass_what_a_copy_on_its_way_lacks(monkeypatch: py
         trial.flush()
         trial.simulation.crash(NAMES[1])
         held = asyncio.Event()
-        begun: list[str] = []
-        fetch = Repair._fetch_file
+        begun: list[int] = []
+        fetch = Fetcher.fetch
 
-        async def slow(self: Repair, node: int, number: int, name: str, size: int, into: str) -> int:
-            begun.append(name)
+        async def slow(self: Fetcher, node: int, number: int, wanted: Any) -> None:
+            begun.append(number)
             await held.wait()
-            return await fetch(self, node, number, name, size, into)
+            await fetch(self, node, number, wanted)
 
-        monkeypatch.setattr(Repair, "_fetch_file", slow)
+        monkeypatch.setattr(Fetcher, "fetch", slow)
         trial.damage(2, "manifest")
         trial.simulation.restart(NAMES[1])
         trial.simulation.run(smoke._serving(trial.world), smoke.SERVES_AGAIN_MS)

@@ -1,0 +1,280 @@
+"""Units on their way from one node to another: what is pinned for it there, and the files that are fetched here.
+
+Repair and moves ask for a *copy* of units by calls of their own; what comes back is its number, the files (by the place
+of their unit in the copy, name, size and CRC32C) and each unit's manifest. The rest is the same for both: pieces, the
+end, and letting go what nobody fetches any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import crc32c
+
+from iotdb_cluster.cluster.bandwidth import Bandwidth
+from iotdb_cluster.cluster.calls import Calls, Deadline
+from iotdb_cluster.cluster.outbox import Channel
+from iotdb_cluster.data import DataGroup
+from iotdb_cluster.errors import CallerError, CorruptData, Status
+from iotdb_cluster.limits import SNAPSHOT_PIECE_BYTES, SNAPSHOT_PIECES_IN_FLIGHT
+from iotdb_cluster.packing import pack, unpack
+from iotdb_cluster.storage import FileInfo, PinnedUnit, UnitId
+from iotdb_cluster.world import File, World
+
+__all__ = ["COPY_CALLS", "BrokenFile", "CopiedFile", "Fetcher", "GivenCopies", "Listing"]
+
+COPY_CALLS = ("copy piece", "copy end")
+CALL_MS = 30_000  # of a piece
+END_MS = 2_000
+GIVEN_IDLE_MS_MAX = 60_000  # a copy that nobody fetches any more is let go
+
+
+class BrokenFile(CorruptData):
+    """What came of file `name` of the unit at `place` is not what its giver listed."""
+
+    def __init__(self, place: int, name: str, message: str) -> None:
+        super().__init__(message)
+        self.place, self.name = place, name
+
+
+class CopiedFile(NamedTuple):
+    """A file of a copy: the place of its unit there, its name, size in bytes, and CRC32C."""
+
+    place: int
+    name: str
+    size: int
+    crc32c: int
+
+
+class Listing(NamedTuple):
+    """A copy as its giver describes it."""
+
+    number: int
+    files: tuple[CopiedFile, ...]
+
+    @classmethod
+    def load(cls, head: Any) -> Listing:
+        files = tuple(CopiedFile(int(a), str(b), int(c), int(d)) for a, b, c, d in head["files"])
+        return cls(int(head["copy"]), files)
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.size for file in self.files)
+
+
+# --- giving -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Given:
+    """Units that another node copies."""
+
+    data: DataGroup
+    units: Sequence[tuple[UnitId, PinnedUnit]]
+    used_ms: float
+
+    def file(self, head: Any) -> FileInfo:
+        for one in self.units[int(head["place"])][1].files:
+            if one.name == head["file"]:
+                return one
+        raise CallerError(Status.ILLEGAL_PARAMETER, f"the copy has no file {head['file']!r}")
+
+
+class GivenCopies:
+    """The copies that this node gives."""
+
+    def __init__(self, world: World, bandwidth: Bandwidth) -> None:
+        self._world = world
+        self._bandwidth = bandwidth
+        self._given: dict[int, _Given] = {}
+        self._next = 1
+
+    def register(self, calls: Calls) -> None:
+        calls.handlers.update(zip(COPY_CALLS, (self._piece_call, self._end_call), strict=True))
+
+    def give(self, data: DataGroup, units: Sequence[tuple[UnitId, PinnedUnit]]) -> dict[str, Any]:
+        """What the other node is told of pinned units (see `Listing`); they are released when it has them."""
+        number, self._next = self._next, self._next + 1
+        self._given[number] = _Given(data, units, self._world.clock.monotonic_ms())
+        files = [
+            [place, one.name, one.bytes, one.crc32c] for place, (_, pinned) in enumerate(units) for one in pinned.files
+        ]
+        return {"copy": number, "files": files}
+
+    def sweep(self) -> None:
+        """Let go what nobody fetches any more."""
+        now = self._world.clock.monotonic_ms()
+        for number, given in list(self._given.items()):
+            if now - given.used_ms > GIVEN_IDLE_MS_MAX:
+                self._let_go(number)
+
+    def _find(self, head: Any) -> _Given:
+        given = self._given.get(int(head["copy"]))
+        if given is None:
+            raise CallerError(Status.PARTITION_NOT_READY, "the copy was let go: begin anew")
+        given.used_ms = self._world.clock.monotonic_ms()
+        return given
+
+    async def _piece_call(self, body: memoryview, deadline: Deadline) -> bytes:
+        del deadline
+        head, _ = unpack(body)
+        info = self._find(head).file(head)
+        length = min(int(head["length"]), SNAPSHOT_PIECE_BYTES)
+        await self._bandwidth.pace(length)
+        self._find(head)  # it may have been let go meanwhile
+        return await self._world.workers.run(self._read, info, int(head["offset"]), length)
+
+    def _read(self, info: FileInfo, offset: int, length: int) -> bytes:
+        file = self._world.files.open(info.path)
+        try:
+            return pack(None, [file.read(offset, length)])
+        finally:
+            file.close()
+
+    async def _end_call(self, body: memoryview, deadline: Deadline) -> bytes:
+        del deadline
+        head, _ = unpack(body)
+        given = self._find(head)
+        self._let_go(int(head["copy"]))
+        if head["damaged"]:
+            place, name = head["damaged"]
+            await self._world.workers.run(given.data.store.verify_file, given.units[int(place)][0], str(name))
+        return pack(None)
+
+    def _let_go(self, number: int) -> None:
+        for _, pinned in self._given.pop(number).units:
+            pinned.release()
+
+    def close(self) -> None:
+        for number in list(self._given):
+            self._let_go(number)
+
+
+# --- fetching ---------------------------------------------------------------------------------------------------------
+
+
+class _Target:
+    """A file that is being written; under another name until it is whole and durable. For a worker."""
+
+    def __init__(self, world: World, wanted: CopiedFile, path: str) -> None:
+        self.wanted = wanted
+        self._files = world.files
+        self._path = path
+        self._file: File | None = None
+        self._crc = 0
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """The next piece of it; BrokenFile where the file is not what was listed."""
+        if self._file is None:
+            self._file = self._files.open(f"{self._path}.part", create=True)
+            self._file.truncate(0)
+        self._file.write(offset, data)
+        self._crc = crc32c.crc32c(data, self._crc)
+        if offset + len(data) < self.wanted.size:
+            return
+        if self._crc != self.wanted.crc32c:
+            raise BrokenFile(self.wanted.place, self.wanted.name, f"{self.wanted.name} does not match its checksum")
+        self._file.sync()
+        self.close()
+        self._files.rename(f"{self._path}.part", self._path)
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+
+class _Piece(NamedTuple):
+    target: _Target
+    offset: int
+    length: int
+
+
+class Fetcher:
+    """Fetches the files of copies, a few pieces under way at a time, within this node's bandwidth."""
+
+    def __init__(self, world: World, calls: Calls, bandwidth: Bandwidth) -> None:
+        self._world = world
+        self._calls = calls
+        self._bandwidth = bandwidth
+
+    async def fetch(
+        self,
+        node: int,
+        copy: int,
+        wanted: Sequence[tuple[CopiedFile, str]],
+        fetched: Callable[[int], None] | None = None,
+    ) -> None:
+        """Bring each file to its path; it is durable there but for its name. `fetched(bytes)` is told as they come.
+
+        Raises CallerError, BrokenFile, CorruptData, OSError. What was written half-way stands under `<path>.part`.
+        """
+        flying: deque[tuple[_Piece, asyncio.Task[memoryview]]] = deque()
+        loop = asyncio.get_running_loop()
+        targets = [_Target(self._world, file, path) for file, path in wanted]
+        try:
+            for piece in self._pieces(targets):
+                if len(flying) >= SNAPSHOT_PIECES_IN_FLIGHT:
+                    await self._take(node, *flying.popleft(), fetched)
+                await self._bandwidth.pace(piece.length)
+                flying.append((piece, loop.create_task(self._ask(node, copy, piece))))
+            while flying:
+                await self._take(node, *flying.popleft(), fetched)
+        finally:
+            for _, task in flying:
+                task.cancel()
+            if flying:
+                await asyncio.gather(*(task for _, task in flying), return_exceptions=True)
+            for target in targets:
+                target.close()
+
+    def _pieces(self, targets: Sequence[_Target]) -> Iterator[_Piece]:
+        for target in targets:
+            offset = 0
+            while offset < target.wanted.size:
+                length = min(self._bandwidth.piece_bytes, target.wanted.size - offset)
+                yield _Piece(target, offset, length)
+                offset += length
+
+    async def _ask(self, node: int, copy: int, piece: _Piece) -> memoryview:
+        wanted = piece.target.wanted
+        head = {
+            "copy": copy,
+            "place": wanted.place,
+            "file": wanted.name,
+            "offset": piece.offset,
+            "length": piece.length,
+        }
+        return await self._call(node, "copy piece", head, CALL_MS)
+
+    async def _take(
+        self, node: int, piece: _Piece, answer: asyncio.Task[memoryview], fetched: Callable[[int], None] | None
+    ) -> None:
+        _, buffers = unpack(await answer)
+        data, name = buffers[0], piece.target.wanted.name
+        if len(data) != piece.length:
+            raise CorruptData(f"node {node}: {name} has {len(data)} bytes at {piece.offset}, not {piece.length}")
+        # Whoever is cancelled waits for the worker: it writes to a file that is closed afterwards.
+        writing = asyncio.ensure_future(self._world.workers.run(piece.target.write, piece.offset, data))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing])
+            raise
+        if fetched is not None:
+            fetched(piece.length)
+
+    async def end(self, node: int, copy: int, broken: BrokenFile | None = None) -> None:
+        """Tell the giver that its copy is not needed any more, and which file was not what it listed."""
+        head = {"copy": copy, "damaged": [] if broken is None else [broken.place, broken.name]}
+        try:
+            await self._call(node, "copy end", head, END_MS)
+        except CallerError:  # it lets the copy go by itself
+            return
+
+    async def _call(self, node: int, method: str, head: Any, timeout_ms: float) -> memoryview:
+        return await self._calls.call(node, method, pack(head), Deadline(self._world, timeout_ms), Channel.SNAPSHOT)
