@@ -6,19 +6,40 @@
 from __future__ import annotations
 
 from iotdb_cluster.meta import commands
-from iotdb_cluster.meta.records import META_GROUP, Address, Group, Node, Replica, Result, StorageGroup
-from iotdb_cluster.meta.state import LEVEL, META_VOTERS_MAX, MetaState
+from iotdb_cluster.meta.cluster import META_VOTERS_MAX
+from iotdb_cluster.meta.records import (
+    META_GROUP,
+    Address,
+    Change,
+    ChangeKind,
+    Group,
+    Move,
+    Node,
+    NodeState,
+    Replica,
+    Result,
+    Role,
+    StorageGroup,
+    WantedMove,
+)
+from iotdb_cluster.meta.state import LEVEL, MetaState
 
 __all__ = [
     "LEVEL",
     "META_GROUP",
     "META_VOTERS_MAX",
     "Address",
+    "Change",
+    "ChangeKind",
     "Group",
     "MetaState",
+    "Move",
     "Node",
+    "NodeState",
     "Replica",
     "Result",
+    "Role",
     "StorageGroup",
+    "WantedMove",
     "commands",
 ]

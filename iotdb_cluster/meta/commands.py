@@ -1,7 +1,7 @@
 """The commands of the meta group, as payloads of its log entries.
 
 A payload is `packing.pack(head)`, the head an object with `v` (1), `kind`, `request` and the command's own fields. The
-functions here are the only place that writes those names, `state.py` the only one that reads them.
+functions here are the only place that writes those names; `state.py` and the tables of handlers beside it read them.
 """
 
 from __future__ import annotations
@@ -16,28 +16,45 @@ from iotdb_cluster.requests import NO_REQUEST, RequestId
 
 __all__ = [
     "COMMAND_VERSION",
+    "DATA_REPLICAS_FROM",
     "alter_password",
+    "begin_move",
     "bootstrap",
+    "create_group",
     "create_role",
     "create_storage_group",
     "create_user",
     "drop_role",
     "drop_storage_groups",
     "drop_user",
+    "end_move",
+    "finish_change",
     "finish_drop",
+    "force_group",
     "grant_role_privileges",
     "grant_role_to_user",
     "grant_user_privileges",
+    "group_shaped",
+    "join_node",
+    "leave_node",
+    "pause_change",
+    "rebalance",
     "register_node",
+    "remove_group",
+    "remove_node",
+    "resume_change",
     "revoke_role_from_user",
     "revoke_role_privileges",
     "revoke_user_privileges",
+    "set_replication",
     "set_system_mode",
     "set_ttl",
+    "shift_group",
     "unset_ttl",
 ]
 
 COMMAND_VERSION = 1
+DATA_REPLICAS_FROM = 100_001  # the first replica id of data groups; what is below numbers nodes, also later ones
 
 
 def _command(kind: str, request: RequestId, **fields: Any) -> bytes:
@@ -56,7 +73,8 @@ def bootstrap(
 
     `settings` are what must be equal on all nodes for ever; it holds at least `cluster_name` (text), `replication`
     and `partition_interval_ms` (whole numbers above 0). `nodes`: identifiers from 1, with addresses. The meta group's
-    replica ids are the identifiers. `administrator_password`: hashed.
+    replica ids are the identifiers; those of data groups count from `DATA_REPLICAS_FROM`. `administrator_password` is
+    hashed.
     """
     return _command(
         "bootstrap",
@@ -66,6 +84,7 @@ def bootstrap(
         password=administrator_password,
         administrator=administrator,
         level=level,
+        first_replica=DATA_REPLICAS_FROM,
     )
 
 
@@ -82,6 +101,118 @@ def register_node(
         address=list(address),
         level=level,
     )
+
+
+def join_node(
+    request: RequestId,
+    address: Address,
+    incarnation: int,
+    start_number: int,
+    level: int,
+    settings: Mapping[str, Any],
+    replaces: int = 0,
+) -> bytes:
+    """A new member; `settings` are what it must have in common, by the names of the keys (`Settings.agreement`).
+
+    `replaces`: the member that is dead and whose place it takes; 0: none. Value: {"node": its identifier, "founders":
+    the replica ids that the meta group began with, "nodes": [[id, host, meta port, data port, client port], ...]}.
+    The same address and incarnation again: the same answer.
+    """
+    return _command(
+        "join_node",
+        request,
+        address=list(address),
+        incarnation=incarnation,
+        start=start_number,
+        level=level,
+        settings=dict(settings),
+        replaces=replaces,
+    )
+
+
+def leave_node(request: RequestId, node: int, dead: bool) -> bytes:
+    """The member is to go; `dead`: it will not come back, and has no part in that. Value: {"change": the change}."""
+    return _command("leave_node", request, node=node, dead=int(dead))
+
+
+def remove_node(request: RequestId, node: int) -> bytes:
+    """The member that was leaving is none any more; nothing where it is none already."""
+    return _command("remove_node", request, node=node)
+
+
+def set_replication(request: RequestId, replication: int) -> bytes:
+    """How many replicas a group is to have. Value: {"change": the change, 0 where the number is the same}."""
+    return _command("set_replication", request, replication=replication)
+
+
+def rebalance(request: RequestId, moves: Iterable[tuple[int, int, Sequence[int]]]) -> bytes:
+    """Moves that are wanted: (giver, receiver, slots). Value: {"change": the change, 0 where nothing is to do}."""
+    wanted = [[giver, receiver, list(slots)] for giver, receiver, slots in moves]
+    return _command("rebalance", request, moves=wanted)
+
+
+def pause_change(request: RequestId) -> bytes:
+    """No new step of the change begins. Value: {"change": the change}."""
+    return _command("pause_change", request)
+
+
+def resume_change(request: RequestId) -> bytes:
+    """Steps begin again. Value: {"change": the change}."""
+    return _command("resume_change", request)
+
+
+def finish_change(request: RequestId, change: int) -> bytes:
+    """Nothing is left to do: nodes that were joining are normal. Nothing where the change is over already."""
+    return _command("finish_change", request, change=change)
+
+
+def create_group(request: RequestId, header: int) -> bytes:
+    """The group headed by a member, with the ring's members; nothing where it is there."""
+    return _command("create_group", request, header=header)
+
+
+def shift_group(request: RequestId, group: int, add: Iterable[int], remove: Iterable[int]) -> bytes:
+    """The group's target: `add` are nodes, `remove` replica ids; what is so already is left alone."""
+    return _command("shift_group", request, group=group, add=list(add), remove=list(remove))
+
+
+def group_shaped(
+    request: RequestId, group: int, generation: int, voters: Iterable[int], learners: Iterable[int] = ()
+) -> bytes:
+    """A report: Raft's configuration has these replica ids, and is not joint. `learners`: of the meta group alone."""
+    return _command(
+        "group_shaped", request, group=group, generation=generation, voters=list(voters), learners=list(learners)
+    )
+
+
+def remove_group(request: RequestId, group: int) -> bytes:
+    """The group, whose header leaves, is dissolved; nothing where it is gone."""
+    return _command("remove_group", request, group=group)
+
+
+def force_group(
+    request: RequestId, group: int, generation: int, dead: Iterable[int], accept_loss: bool = False
+) -> bytes:
+    """Forced reconfiguration to `generation` (the present one + 1) without the dead replica ids.
+
+    Refused where these were a majority of a configuration, unless `accept_loss`. Value: {"survivors": replica ids}.
+    """
+    return _command(
+        "force_group", request, group=group, generation=generation, dead=sorted(dead), accept_loss=int(accept_loss)
+    )
+
+
+def begin_move(request: RequestId, giver: int, receiver: int, slots: Iterable[int]) -> bytes:
+    """Slots begin to move; the epoch after the present one is set aside for each. Value: {"move": its id}."""
+    return _command("begin_move", request, giver=giver, receiver=receiver, slots=list(slots))
+
+
+def end_move(request: RequestId, move: int, to: str) -> bytes:
+    """The decision: the slots are the "receiver"'s, or stay the "giver"'s, at a new epoch either way.
+
+    Nothing where it has been taken already. Value: {"over": whether it had}.
+    """
+    return _command("end_move", request, move=move, to=to)
 
 
 def create_storage_group(request: RequestId, path: str) -> bytes:

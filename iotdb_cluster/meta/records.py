@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 from iotdb_cluster.errors import CallerError
 
-__all__ = ["META_GROUP", "Address", "Group", "Node", "Replica", "Result", "StorageGroup"]
+__all__ = [
+    "META_GROUP",
+    "Address",
+    "Change",
+    "ChangeKind",
+    "Group",
+    "Move",
+    "Node",
+    "NodeState",
+    "Replica",
+    "Result",
+    "Role",
+    "StorageGroup",
+    "WantedMove",
+]
 
 META_GROUP = 0  # its group id; a data group's is the identifier of its header
 
@@ -21,19 +36,46 @@ class Address(NamedTuple):
     client_port: int
 
 
+class NodeState(StrEnum):
+    """Where a member stands between joining and leaving."""
+
+    JOINING = "joining"
+    NORMAL = "normal"
+    LEAVING = "leaving"
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A member of the cluster. `incarnation` and `start` are 0 until it has registered; `level` is what it knows."""
+    """A member of the cluster. `incarnation` and `start` are 0 until it has registered; `level` is what it knows.
+
+    `dead`: it is leaving, and the operator says that it will not come back.
+    """
 
     id: int
     address: Address
     incarnation: int = 0
     start: int = 0
     level: int = 0
+    state: NodeState = NodeState.NORMAL
+    dead: bool = False
 
     @property
     def registered(self) -> bool:
         return self.start > 0
+
+    @property
+    def stays(self) -> bool:
+        """It is on the ring: a member that does not leave."""
+        return self.state is not NodeState.LEAVING
+
+
+class Role(StrEnum):
+    """What a replica is to its group. The group is settled when none is `joining` or `leaving`."""
+
+    VOTER = "voter"
+    LEARNER = "learner"  # of the meta group alone: it follows, and never votes
+    JOINING = "joining"  # is to become a voter; what Raft's configuration calls it is not known
+    LEAVING = "leaving"  # is to go; Raft's configuration may still have it as a voter
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +84,25 @@ class Replica:
 
     id: int
     node: int
-    voter: bool = True
+    role: Role = Role.VOTER
+
+    @property
+    def voter(self) -> bool:
+        """It may be a voter now, as far as meta has been told."""
+        return self.role in (Role.VOTER, Role.LEAVING)
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A Raft group. `generation` grows with each forced reconfiguration."""
+    """A Raft group. `generation` grows with each forced reconfiguration.
+
+    `founders`: the replica ids that it began with, which every replica's log names in its first mark.
+    """
 
     id: int
     generation: int
     replicas: tuple[Replica, ...]
+    founders: tuple[int, ...] = ()
 
     @property
     def header(self) -> int:
@@ -64,7 +115,18 @@ class Group:
 
     @property
     def voters(self) -> tuple[Replica, ...]:
+        """Those that may be voters now."""
         return tuple(replica for replica in self.replicas if replica.voter)
+
+    @property
+    def target(self) -> tuple[Replica, ...]:
+        """Those that are to be its voters."""
+        return tuple(replica for replica in self.replicas if replica.role in (Role.VOTER, Role.JOINING))
+
+    @property
+    def settled(self) -> bool:
+        """Raft's configuration is the target, and meta has been told so."""
+        return all(replica.role in (Role.VOTER, Role.LEARNER) for replica in self.replicas)
 
     def replica_of(self, node: int) -> Replica | None:
         """The node's replica of this group."""
@@ -72,6 +134,48 @@ class Group:
 
     def replica(self, replica_id: int) -> Replica | None:
         return next((replica for replica in self.replicas if replica.id == replica_id), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Slots on their way: `id` is the meta index of its beginning, `slots` are (slot, the epoch e+1 set aside)."""
+
+    id: int
+    giver: int
+    receiver: int
+    slots: tuple[tuple[int, int], ...]
+
+
+class ChangeKind(StrEnum):
+    """What was asked for."""
+
+    JOIN = "join"
+    LEAVE = "leave"
+    REPLACE = "replace"
+    REBALANCE = "rebalance"
+    REPLICATION = "replication"
+
+
+class WantedMove(NamedTuple):
+    """Slots that a rebalance wants elsewhere."""
+
+    giver: int
+    receiver: int
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The change of membership under way; `id` is the meta index of its beginning.
+
+    `node`: who joins or leaves. `wanted`: the moves of a rebalance. No new step begins while it is paused.
+    """
+
+    id: int
+    kind: ChangeKind
+    node: int = 0
+    paused: bool = False
+    wanted: tuple[WantedMove, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -12,41 +10,12 @@ from hypothesis import strategies as st
 
 from iotdb_cluster import packing
 from iotdb_cluster.auth import Privilege
-from iotdb_cluster.errors import CallerError, CorruptData, InvariantViolation, OutcomeUnknown, Status
+from iotdb_cluster.errors import CorruptData, InvariantViolation, OutcomeUnknown, Status
 from iotdb_cluster.limits import SLOTS
-from iotdb_cluster.meta import LEVEL, META_GROUP, META_VOTERS_MAX, Address, MetaState, Replica, commands
+from iotdb_cluster.meta import LEVEL, META_GROUP, META_VOTERS_MAX, MetaState, Replica, commands
 from iotdb_cluster.requests import RequestId
 from iotdb_cluster.schema import PathPattern
-
-SETTINGS = {"cluster_name": "c", "replication": 3, "partition_interval_ms": 604_800_000, "hash_salt": 2333}
-
-
-def address(node: int) -> Address:
-    return Address("127.0.0.1", 9001 + 2 * node, 40008 + 2 * node, 55559 + node)
-
-
-def bootstrap(nodes: int = 3, **changed: Any) -> bytes:
-    return commands.bootstrap({**SETTINGS, **changed}, [(node, address(node)) for node in range(1, nodes + 1)], "hash")
-
-
-@dataclass
-class Meta:
-    """A state and the next index and sequence."""
-
-    state: MetaState = field(default_factory=MetaState)
-    sequence: int = 0
-
-    def entry(self, payload: bytes) -> Any:
-        return self.state.apply(self.state.applied + 1, payload)
-
-    def do(self, command: Callable[..., bytes], *fields: Any) -> Any:
-        self.sequence += 1
-        return self.entry(command(RequestId(1, 1, self.sequence, self.sequence), *fields)).unwrap()
-
-    def refused(self, code: int, message: str, command: Callable[..., bytes], *fields: Any) -> None:
-        with pytest.raises(CallerError) as caught:
-            self.do(command, *fields)
-        assert (caught.value.code, caught.value.message) == (code, message)
+from tests.meta.model import Meta, address, bootstrap
 
 
 @pytest.fixture

@@ -1,0 +1,173 @@
+"""What the commands about groups do: which there are, and who their members are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from iotdb_cluster.meta.changes import require_change
+from iotdb_cluster.meta.cluster import Cluster, refused
+from iotdb_cluster.meta.fields import Fields
+from iotdb_cluster.meta.records import META_GROUP, Group, Replica, Role
+
+__all__ = ["HANDLERS", "unmet_majorities"]
+
+
+def _group(cluster: Cluster, number: int) -> Group:
+    group = cluster.groups.get(number)
+    if group is None:
+        raise refused(f"there is no group {number}")
+    return group
+
+
+def _create(cluster: Cluster, index: int, fields: Fields) -> Any:
+    header = fields.number("header")
+    if header in cluster.groups:
+        return
+    require_change(cluster, step=True)
+    node = cluster.nodes.get(header)
+    if node is None or not node.stays:
+        raise refused(f"node {header} is not a member that stays, so it heads no group")
+    members = cluster.ring.members(header, cluster.replication)
+    replicas = tuple(Replica(cluster.take_replica(), member) for member in members)
+    cluster.groups[header] = Group(header, 1, replicas, tuple(replica.id for replica in replicas))
+    cluster.changed = index
+
+
+def _shift(cluster: Cluster, index: int, fields: Fields) -> Any:
+    number, add, remove = fields.number("group"), fields.numbers("add"), set(fields.numbers("remove"))
+    group = _group(cluster, number)
+    require_change(cluster, step=True)
+    if number == META_GROUP:
+        raise refused("the members of the meta group are the nodes")
+    if cluster.moving(number):
+        raise refused(f"slots of group {number} move: its members do not change before that is done")
+    absent = [node for node in add if node not in cluster.nodes or not cluster.nodes[node].stays]
+    if absent:
+        raise refused(f"nodes {absent} are not members that stay")
+    replicas = []
+    for replica in group.replicas:
+        role = replica.role
+        if replica.id in remove:
+            role = Role.LEAVING
+        elif replica.node in add and role is Role.LEAVING:
+            role = Role.JOINING  # whether Raft has let it go already is not known here
+        replicas.append(replace(replica, role=role))
+    if all(replica.role is Role.LEAVING for replica in replicas) and not add:
+        raise refused(f"group {number} would have no member left")
+    new = sorted(set(add) - set(group.nodes))
+    replicas.extend(Replica(cluster.take_replica(), node, Role.JOINING) for node in new)
+    if tuple(replicas) != group.replicas:
+        cluster.groups[number] = replace(group, replicas=tuple(replicas))
+        cluster.changed = index
+
+
+def _shaped(cluster: Cluster, index: int, fields: Fields) -> Any:
+    number, generation = fields.number("group"), fields.number("generation")
+    voters, learners = fields.numbers("voters"), fields.numbers("learners")
+    group = _group(cluster, number)
+    if generation != group.generation:
+        raise refused(f"group {number} is at generation {group.generation}, not {generation}")
+    if number == META_GROUP:
+        shaped = _shaped_meta(cluster, group, voters, learners)
+    else:
+        target = sorted(replica.id for replica in group.target)
+        if sorted(voters) != target or learners:
+            raise refused(f"group {number} is to have the voters {target}: {voters} with {learners} are not them")
+        shaped = tuple(replace(replica, role=Role.VOTER) for replica in group.target)
+    if shaped != group.replicas:
+        cluster.groups[number] = replace(group, replicas=shaped)
+        cluster.changed = index
+
+
+def _shaped_meta(cluster: Cluster, group: Group, voters: Iterable[int], learners: Iterable[int]) -> tuple[Replica, ...]:
+    """The meta group's replicas as Raft has them; who has joined and is not in it yet keeps its place."""
+    roles = dict.fromkeys(learners, Role.LEARNER) | dict.fromkeys(voters, Role.VOTER)
+    unknown = sorted(set(roles) - set(group.nodes))
+    if unknown or Role.VOTER not in roles.values():
+        raise refused(f"the meta group has the nodes {list(group.nodes)}, not {unknown}, and voters among them")
+    shaped = []
+    for replica in group.replicas:
+        role = roles.get(replica.node)
+        if role is not None:
+            shaped.append(replace(replica, role=role))
+        elif replica.role is Role.JOINING and cluster.nodes[replica.node].stays:
+            shaped.append(replica)
+        elif cluster.nodes[replica.node].stays:
+            raise refused(f"node {replica.node} stays in the cluster, and so in the meta group")
+    return tuple(shaped)
+
+
+def _remove(cluster: Cluster, index: int, fields: Fields) -> Any:
+    number = fields.number("group")
+    if number not in cluster.groups:
+        return
+    require_change(cluster, step=True)
+    if number == META_GROUP or cluster.nodes[number].stays:
+        raise refused(f"the header of group {number} stays, and so does the group")
+    slots = len(cluster.owners.slots_of(number))
+    if slots or cluster.moving(number):
+        raise refused(f"group {number} owns {slots} slots: it goes when it has none, and none is on its way")
+    del cluster.groups[number]
+    cluster.changed = index
+
+
+def unmet_majorities(group: Group, dead: Iterable[int]) -> list[list[int]]:
+    """Configurations that meta has authorised (as replica ids) of which the dead ones are a majority."""
+    lost = set(dead)
+    found = []
+    for replicas in (group.voters, group.target):
+        members = sorted(replica.id for replica in replicas)
+        if len(lost & set(members)) >= len(members) // 2 + 1 and members not in found:
+            found.append(members)
+    return found
+
+
+def _force(cluster: Cluster, index: int, fields: Fields) -> Any:
+    number, generation, dead = fields.number("group"), fields.number("generation"), set(fields.numbers("dead"))
+    accept_loss = bool(fields.number("accept_loss"))
+    group = _group(cluster, number)
+    if generation != group.generation + 1:
+        raise refused(f"group {number} is at generation {group.generation}: {generation} is not the next one")
+    if not dead <= {replica.id for replica in group.replicas}:
+        raise refused(f"group {number} has the replicas {[r.id for r in group.replicas]}, not all of {sorted(dead)}")
+    survivors = tuple(replica for replica in group.replicas if replica.id not in dead)
+    if not survivors:
+        raise refused(f"no replica of group {number} survives: bring one of its nodes back")
+    if all(2 * len(dead & {r.id for r in one}) < len(one) for one in (group.voters, group.target)):
+        raise refused(f"a majority of group {number} is alive: it needs no force")
+    unmet = unmet_majorities(group, dead)
+    if unmet and not accept_loss:
+        raise refused(
+            f"the dead replicas {sorted(dead)} were a majority of {unmet[0]} of group {number}: what they alone have "
+            f"acknowledged in {_described(cluster, number)} would be lost; bring one back, or say --accept-loss"
+        )
+    roles = [replica.role if replica.role is Role.LEARNER else Role.VOTER for replica in survivors]
+    replicas = tuple(replace(replica, role=role) for replica, role in zip(survivors, roles, strict=True))
+    cluster.groups[number] = replace(group, generation=generation, replicas=replicas)
+    cluster.changed = index
+    return {"survivors": [replica.id for replica in replicas]}
+
+
+def _described(cluster: Cluster, number: int) -> str:
+    if number == META_GROUP:
+        return "the meta group"
+    slots = cluster.owners.slots_of(number)
+    runs: list[list[int]] = []
+    for slot in slots:
+        if runs and slot == runs[-1][1] + 1:
+            runs[-1][1] = slot
+        else:
+            runs.append([slot, slot])
+    shown = ", ".join(f"{first}-{last}" if first < last else str(first) for first, last in runs[:20])
+    return f"its {len(slots)} slots ({shown}{', ...' if len(runs) > 20 else ''})"
+
+
+HANDLERS: dict[str, Callable[[Cluster, int, Fields], Any]] = {
+    "create_group": _create,
+    "shift_group": _shift,
+    "group_shaped": _shaped,
+    "remove_group": _remove,
+    "force_group": _force,
+}
