@@ -172,7 +172,7 @@ class Backup:
 
     def _check_at_rest(self) -> None:
         """Raise while slots are on their way from one group to another: they would be in two copies, or in none."""
-        if getattr(self._meta.state, "moves", None):
+        if self._meta.state.moves:
             raise CallerError(
                 Status.QUERY_PROCESS_ERROR, "slots are being moved: wait until the membership change has ended"
             )
