@@ -11,7 +11,7 @@ from iotdb_cluster.cluster.failures import load_failure
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.columns import DataType, Shape
-from iotdb_cluster.errors import CallerError, Status
+from iotdb_cluster.errors import CallerError, Moved, Status
 from iotdb_cluster.meta import StorageGroup, commands
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.partition import schema_slot_of, slot_of
@@ -121,6 +121,15 @@ class Catalog:
             return None
         return group if found.ttl_ms == group.ttl_ms else reference(found)
 
+    @property
+    def version(self) -> int:
+        """Of the places: what `moved` compares with."""
+        return self._meta.state.members_changed
+
+    async def moved(self, seen: int, deadline: Deadline) -> None:
+        """A place of version `seen` does not hold any more: wait until this node knows better, or a while."""
+        await self._meta.moved(seen, deadline)
+
     async def refresh(self, deadline: Deadline) -> None:
         """Have this node's replica of meta catch up with what a group knew better."""
         await self._meta.barrier(deadline)
@@ -159,9 +168,24 @@ class Catalog:
         create: bool = True,
     ) -> Known:
         """The types of these series as they are; those that do not exist are created where that is allowed."""
+        while True:
+            seen, place = self.version, self.schema_place(group)
+            try:
+                return await self._ensure(group, place, devices, deadline, create)
+            except Moved:
+                if deadline.passed:
+                    raise
+            await self.moved(seen, deadline)
 
+    async def _ensure(
+        self,
+        group: StorageGroupRef,
+        place: Place,
+        devices: Mapping[str, Mapping[str, DataType]],
+        deadline: Deadline,
+        create: bool,
+    ) -> Known:
         async def attempt(node: int, within: Deadline) -> memoryview:
-            place = self.schema_place(group)
             head = {
                 "group": place.group,
                 "storage_group": group.id,
@@ -175,7 +199,7 @@ class Catalog:
             }
             return await self._calls.call(node, "resolve", pack(head), within)
 
-        answer = await self._leaders.run(self.schema_place(group).group, attempt, deadline, repeatable=True)
+        answer = await self._leaders.run(place.group, attempt, deadline, repeatable=True)
         head, _ = unpack(answer)
         errors = {
             device: {name: load_failure(failure) for name, failure in failures.items()}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
-from iotdb_cluster.cluster.catalog import Catalog, StorageGroupRef, reference
+from iotdb_cluster.cluster.catalog import Catalog, Place, StorageGroupRef, reference
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.proposals import Proposals, Wanted
 from iotdb_cluster.cluster.settings import Settings
@@ -29,7 +29,6 @@ from iotdb_cluster.schema import Alter, PathPattern, SeriesSpec, check_series_pa
 
 __all__ = ["Changes"]
 
-MOVED_PAUSE_MS = 10
 ERRORS_TOLD_MAX = 20  # of a delete in many storage groups
 SERIES_PER_ENTRY = 5_000  # so that an entry with long names, tags and attributes stays below its limit
 
@@ -134,7 +133,7 @@ class Changes:
         self, group: StorageGroupRef, body: CreateSeries | AlterSeries | DeleteIntent, deadline: Deadline
     ) -> Any:
         while True:
-            place = self._catalog.schema_place(group)
+            seen, place = self._catalog.version, self._catalog.schema_place(group)
 
             def payload(request: RequestId, slot: int = place.slot, epoch: int = place.epoch) -> bytes:
                 return encode(Header(request, group.id, slot, epoch), body)
@@ -142,10 +141,9 @@ class Changes:
             try:
                 return await self._proposals.identified(lambda number=place.group: number, Wanted(payload), deadline)  # type: ignore[misc]
             except Moved:  # final for that id
-                if deadline.left_ms <= MOVED_PAUSE_MS:
+                if deadline.passed:
                     raise
-            await asyncio.sleep(MOVED_PAUSE_MS / 1000)
-            await self._catalog.refresh(deadline)
+            await self._catalog.moved(seen, deadline)
 
     async def alter(self, path: str, change: Alter, deadline: Deadline) -> None:
         await self._meta.barrier(deadline)
@@ -216,17 +214,34 @@ class Changes:
     async def _wait_until_retired(self, group: StorageGroupRef, number: int, deadline: Deadline) -> None:
         """The leader of the schema slot drives the delete to its end: ask it to say when."""
 
-        async def attempt(node: int, within: Deadline) -> memoryview:
-            place = self._catalog.schema_place(group)
-            head = {"group": place.group, "storage_group": group.id, "intent": number}
-            return await self._calls.call(node, "retired", pack(head), within)
-
         try:
-            await self._leaders.run(self._catalog.schema_place(group).group, attempt, deadline, repeatable=True)
+            while True:
+                seen, place = self._catalog.version, self._catalog.schema_place(group)
+                try:
+                    await self._hear_of_retired(group, place, number, deadline)
+                    return
+                except Moved:
+                    if deadline.passed:
+                        raise
+                await self._catalog.moved(seen, deadline)
         except CallerError:  # whatever keeps the end from being told: the delete stands in the log
             raise CallerError(
                 Status.TIME_OUT, f"the delete in {group.path} has begun and is being carried out"
             ) from None
+
+    async def _hear_of_retired(self, group: StorageGroupRef, place: Place, number: int, deadline: Deadline) -> None:
+        head = {
+            "group": place.group,
+            "storage_group": group.id,
+            "slot": place.slot,
+            "epoch": place.epoch,
+            "intent": number,
+        }
+
+        async def attempt(node: int, within: Deadline) -> memoryview:
+            return await self._calls.call(node, "retired", pack(head), within)
+
+        await self._leaders.run(place.group, attempt, deadline, repeatable=True)
 
 
 def _is_gone(error: CallerError | None) -> bool:

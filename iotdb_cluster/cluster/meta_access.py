@@ -22,6 +22,7 @@ __all__ = ["MetaAccess"]
 
 logger = logging.getLogger(__name__)
 
+MOVED_WAIT_MS = 1_000  # for a decision about slots that are on their way, before their group is asked again
 SETTLE_MS = 1_000  # a node that does not follow within is cut off, or down: nobody waits longer for it
 
 
@@ -43,6 +44,7 @@ class MetaAccess:
         self._calls = calls
         self._leaders = leaders
         self._requests = requests
+        self._changed = asyncio.Event()
 
     @property
     def state(self) -> MetaState:
@@ -62,6 +64,25 @@ class MetaAccess:
             raise CallerError(
                 Status.CONSISTENCY_FAILURE, "the meta group has no leader that answers: try again"
             ) from None
+
+    async def moved(self, seen: int, deadline: Deadline) -> None:
+        """A group does not own a slot any more as the table of `seen` (its `members_changed`) has it: wait for a newer.
+
+        Meta may not have decided yet: then for a while, and the caller asks the group again in any case.
+        """
+        limit = deadline.within(MOVED_WAIT_MS)
+        try:
+            await self.barrier(limit)
+            async with asyncio.timeout(max(0.0, limit.left_ms) / 1000):
+                while self.state.members_changed <= seen:
+                    await self._changed.wait()
+        except (CallerError, TimeoutError) as error:
+            logger.debug("slots move, and meta does not say where to: %s", error)
+
+    def changed(self) -> None:
+        """This node's replica of meta has applied something."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     def register(self, calls: Calls) -> None:
         calls.handlers["meta applied"] = self._applied_call

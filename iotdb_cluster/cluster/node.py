@@ -459,6 +459,7 @@ class Node:
             self._addresses[node.id] = NodeAddress(*node.address)
             if node.incarnation:
                 self._incarnations[node.id] = node.incarnation
+        self._meta.changed()
         self._replicas.follow(state.groups, self._calls.node)
         self._wake_duties()
 

@@ -28,6 +28,7 @@ from iotdb_cluster.schema import Series, SeriesSpec, check_series_path
 
 __all__ = ["WriteServing"]
 
+RETIRED_LOOK_MS = 200  # who waits for the end of a delete looks so often whether its schema slot is still here
 RETIRING_PAUSE_MS = 10  # between two looks whether a delete of series has ended
 SERIES_PER_ENTRY = 10_000  # created at once by automatic creation: plain series, a path each
 
@@ -253,9 +254,15 @@ class WriteServing:
         group = self.group(int(head["group"]))
         if not group.leads:
             raise group.not_leader()
-        try:
-            async with asyncio.timeout(max(0.0, deadline.left_ms) / 1000):
-                await self._machines[group.id].retired(int(head["storage_group"]), int(head["intent"]))
-        except TimeoutError:
-            raise OutcomeUnknown("the delete has begun and is being carried out") from None
-        return pack(None)
+        number = int(head["storage_group"])
+        while not deadline.passed:
+            machine = self._machines[group.id]
+            if not machine.data.is_dropped(number):
+                machine.data.schema(number, int(head["slot"]), int(head["epoch"]))  # raises Moved where that is over
+            try:
+                async with asyncio.timeout(min(RETIRED_LOOK_MS, max(0.0, deadline.left_ms)) / 1000):
+                    await machine.retired(number, int(head["intent"]))
+                    return pack(None)
+            except TimeoutError:
+                continue
+        raise OutcomeUnknown("the delete has begun and is being carried out")

@@ -17,7 +17,7 @@ from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
 from iotdb_cluster.cluster.catalog import Catalog, Place, StorageGroupRef, reference
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.settings import Settings
-from iotdb_cluster.errors import CallerError, Status
+from iotdb_cluster.errors import CallerError, Moved, Status
 from iotdb_cluster.limits import INT64_MAX, INT64_MIN
 from iotdb_cluster.meta import StorageGroup
 from iotdb_cluster.packing import pack, unpack
@@ -148,9 +148,16 @@ class StatementReads:
         self._deadline = deadline
 
     async def answer(self, request: Request) -> Any:
-        """The answer to a request; raises CallerError."""
+        """The answer to a request; raises CallerError. Where slots have moved it is asked anew, at their new owners."""
         handler: Callable[[StatementReads, Any], Awaitable[Any]] = _HANDLERS[type(request)]
-        return await handler(self, request)
+        while True:
+            seen = self._s.catalog.version
+            try:
+                return await handler(self, request)
+            except Moved:
+                if self._deadline.passed:
+                    raise
+            await self._s.catalog.moved(seen, self._deadline)
 
     # --- schema -------------------------------------------------------------------------------------------------------
 
@@ -166,17 +173,16 @@ class StatementReads:
 
     async def _ask(self, groups: Sequence[StorageGroupRef], question: str, **arguments: Any) -> list[Any]:
         """The question's value for each storage group, asked once a data group."""
-        by_owner: dict[int, list[StorageGroupRef]] = {}
+        by_owner: dict[int, list[tuple[StorageGroupRef, Place]]] = {}
         for group in groups:
-            by_owner.setdefault(self._s.catalog.schema_place(group).group, []).append(group)
+            place = self._s.catalog.schema_place(group)
+            by_owner.setdefault(place.group, []).append((group, place))
         answers: dict[int, Any] = {}
 
-        async def ask(owner: int, members: list[StorageGroupRef]) -> None:
+        async def ask(owner: int, members: list[tuple[StorageGroupRef, Place]]) -> None:
+            items = [[group.id, group.path, place.slot, place.epoch] for group, place in members]
+
             async def attempt(node: int, within: Deadline, consistency: str) -> memoryview:
-                items = []
-                for group in members:
-                    place = self._s.catalog.schema_place(group)
-                    items.append([group.id, group.path, place.slot, place.epoch])
                 head = {
                     "group": owner,
                     "consistency": consistency,
@@ -187,7 +193,7 @@ class StatementReads:
                 return await self._s.calls.call(node, "schema", pack(head), within)
 
             reply, _ = await self._decoded(unpack, await self._at_leader(owner, attempt))
-            for group, item in zip(members, reply, strict=True):
+            for (group, _), item in zip(members, reply, strict=True):
                 answers[group.id] = item["value"]
                 # The lowest epoch under which any series was found: what was deleted since must not be read as it.
                 known = self._directories.get(group.id)

@@ -6,6 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -93,13 +94,15 @@ class Writer:
         work = [_Work(origin, block) for origin, block in enumerate(blocks)]
         pause_ms = 0.0
         while work:
+            seen = self._catalog.version
             parts, refused = await self._plan(work, now, deadline)
             failures += refused
-            work = []
+            work, moved = [], False
             for wave in _waves(parts):
                 for part, error in await self._write(wave, deadline):
                     if error is None:
                         continue
+                    moved |= isinstance(error, Moved)
                     if _is_outdated(error) and deadline.left_ms > pause_ms:
                         self._forget(part)
                         work += part.work
@@ -109,7 +112,7 @@ class Writer:
                 await asyncio.sleep(pause_ms / 1000)
                 pause_ms = min(2 * pause_ms + REPLAN_PAUSE_MS, 20 * REPLAN_PAUSE_MS)
                 try:
-                    await self._catalog.refresh(deadline)
+                    await (self._catalog.moved(seen, deadline) if moved else self._catalog.refresh(deadline))
                 except CallerError as error:
                     return [*failures, *(Failure(item.origin, item.rows, error) for item in work)]
         return failures
@@ -258,10 +261,11 @@ class Writer:
         closed = [part for part in parts if (part.group.id, part.partition) not in self._open_units]
         refused = await asyncio.gather(*(self._opened(part, deadline) for part in closed)) if closed else []
         failed = {id(part): error for part, error in zip(closed, refused, strict=True) if error is not None}
-        by_owner: dict[int, list[_Part]] = {}
+        by_owner: dict[int, list[tuple[_Part, Place]]] = {}
         for part in parts:
             if id(part) not in failed:
-                by_owner.setdefault(self._catalog.place(part.group, part.partition).group, []).append(part)
+                place = self._catalog.place(part.group, part.partition)
+                by_owner.setdefault(place.group, []).append((part, place))
         if len(by_owner) == 1:
             written = [await self._write_at(*by_owner.popitem(), deadline)]
         else:
@@ -280,9 +284,10 @@ class Writer:
         return None
 
     async def _write_at(
-        self, owner: int, parts: Sequence[_Part], deadline: Deadline
+        self, owner: int, placed: Sequence[tuple[_Part, Place]], deadline: Deadline
     ) -> list[tuple[_Part, CallerError | None]]:
-        wanted = [self._wanted(part, deadline) for part in parts]
+        parts = [part for part, _ in placed]
+        wanted = [self._wanted(part, place, deadline) for part, place in placed]
         if len(wanted) > 1:
             outcomes = await self._proposals.together(lambda: owner, wanted, deadline)
             return [
@@ -295,8 +300,7 @@ class Writer:
             return [(parts[0], error)]
         return [(parts[0], None)]
 
-    def _wanted(self, part: _Part, deadline: Deadline) -> Wanted:
-        place = self._catalog.place(part.group, part.partition)
+    def _wanted(self, part: _Part, place: Place, deadline: Deadline) -> Wanted:
         blocks = [item.block for item in part.work]
 
         def payload(request: RequestId) -> bytes:
@@ -310,17 +314,27 @@ class Writer:
 
     async def _open(self, group: StorageGroupRef, partition: int, deadline: Deadline) -> None:
         """List the partition at the schema slot, then open its unit: both are harmless when done twice."""
-        schema, place = self._catalog.schema_place(group), self._catalog.place(group, partition)
-        listing = Header(NO_REQUEST, group.id, schema.slot, schema.epoch, 0, partition)
-        answer = await self._proposals.patiently(
-            lambda: schema.group, encode(listing, ListPartition(place.slot)), deadline
-        )
+        answer = await self._list(group, partition, deadline)
+        place = self._catalog.place(group, partition)
         header = Header(NO_REQUEST, group.id, place.slot, place.epoch, 0, partition)
         opening = OpenUnit(int(answer["floor"]), int(answer["last_intent"]))
         await self._proposals.patiently(lambda: place.group, encode(header, opening), deadline)
         self._open_units[(group.id, partition)] = None
         while len(self._open_units) > OPEN_UNITS_MAX:
             self._open_units.popitem(last=False)
+
+    async def _list(self, group: StorageGroupRef, partition: int, deadline: Deadline) -> Any:
+        """{"floor", "last_intent"} for the unit. That the schema slot moves is no answer for who writes to the unit."""
+        while True:
+            seen, schema = self._catalog.version, self._catalog.schema_place(group)
+            header = Header(NO_REQUEST, group.id, schema.slot, schema.epoch, 0, partition)
+            listing = encode(header, ListPartition(self._catalog.place(group, partition).slot))
+            try:
+                return await self._proposals.patiently(lambda owner=schema.group: owner, listing, deadline)  # type: ignore[misc]
+            except Moved:
+                if deadline.passed:
+                    raise CallerError(Status.TIME_OUT, f"the schema of {group.path} moves: try again") from None
+            await self._catalog.moved(seen, deadline)
 
 
 def _is_outdated(error: CallerError) -> bool:

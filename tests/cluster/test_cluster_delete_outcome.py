@@ -42,7 +42,7 @@ def test_a_leader_that_is_lost_after_the_intent(lost: CallerError) -> None:
 
         changes = Changes(
             cast(Any, None),
-            cast(Any, SimpleNamespace(schema_place=lambda _: SimpleNamespace(group=1, slot=0, epoch=1))),
+            cast(Any, SimpleNamespace(version=1, schema_place=lambda _: SimpleNamespace(group=1, slot=0, epoch=1))),
             cast(Any, SimpleNamespace(identified=identified)),
             calls,
             Leaders(world, lambda _: 1, lambda _: [1]),

@@ -35,6 +35,7 @@ class FakeCatalog:
         self.epoch = 1
         self.types: dict[str, int] = {"s1": int(DataType.INT64), "s2": int(DataType.INT64)}
         self.refreshed = 0
+        self.version = 7
         self.broken: dict[str, CallerError] = {}
 
     def place(self, _: StorageGroupRef, partition: int) -> Place:
@@ -44,6 +45,10 @@ class FakeCatalog:
         return group if group == self.group else None
 
     async def refresh(self, _: Deadline) -> None:
+        self.refreshed += 1
+
+    async def moved(self, seen: int, _: Deadline) -> None:
+        assert seen == self.version
         self.refreshed += 1
 
     async def storage_group(self, device: str, _: Deadline) -> StorageGroupRef:
