@@ -39,6 +39,11 @@ class Fakes:
     def schema_place(self, _: StorageGroupRef) -> Place:
         return Place(3, self.epoch, 1)
 
+    version = 1
+
+    async def moved(self, _seen: int, deadline: Deadline) -> None:
+        await self.refresh(deadline)
+
     async def refresh(self, _: Deadline) -> None:
         await asyncio.sleep(0.001)
         self.seen, self.epoch = self.real, 2
