@@ -287,7 +287,9 @@ class FakeCalls:
 
 def reads_with(world: Any, calls: FakeCalls, limit_ms: float = 1_000) -> StatementReads:
     settings = SimpleNamespace(consistency="strong", partition_interval_ms=100, float_precision=2)
-    services = SimpleNamespace(world=world, calls=calls, settings=settings, meta=None, catalog=None, leaders=None)
+    services = SimpleNamespace(
+        world=world, calls=calls, settings=settings, meta=None, catalog=SimpleNamespace(version=1), leaders=None
+    )
     reads = StatementReads(services, Deadline(world, limit_ms), 0)  # type: ignore[arg-type]
     for number, node in ((1, 1), (2, 2), (3, 2)):
         reads._cursors[number] = _RemoteCursor(node, number * 10, (0,))
