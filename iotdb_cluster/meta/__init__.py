@@ -23,6 +23,7 @@ from iotdb_cluster.meta.records import (
     WantedMove,
 )
 from iotdb_cluster.meta.state import LEVEL, MetaState
+from iotdb_cluster.meta.view import cluster_view
 
 __all__ = [
     "LEVEL",
@@ -41,5 +42,6 @@ __all__ = [
     "Role",
     "StorageGroup",
     "WantedMove",
+    "cluster_view",
     "commands",
 ]

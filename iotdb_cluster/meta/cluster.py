@@ -116,6 +116,7 @@ class Cluster:
                     group.generation,
                     [[item.id, item.node, item.role] for item in group.replicas],
                     list(group.founders),
+                    group.earlier,
                 ]
                 for _, group in sorted(self.groups.items())
             ],
@@ -141,8 +142,8 @@ class Cluster:
             if version == 1:
                 replicas = [[item, node, Role.VOTER if voter else Role.LEARNER] for item, node, voter in replicas]
             made = tuple(Replica(item, node, Role(role)) for item, node, role in replicas)
-            founders = later[0] if later else [item.id for item in made]
-            cluster.groups[number] = Group(number, generation, made, tuple(founders))
+            founders, earlier = later or ([item.id for item in made], ())
+            cluster.groups[number] = Group(number, generation, made, tuple(founders), tuple(map(tuple, earlier)))
         highest = max(cluster.nodes, default=0)
         cluster.highest_node = head.get("highest_node", highest)
         cluster.first_replica = head.get("first_replica", highest + 1)

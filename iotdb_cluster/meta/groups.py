@@ -59,7 +59,8 @@ def _shift(cluster: Cluster, index: int, fields: Fields) -> Any:
     new = sorted(set(add) - set(group.nodes))
     replicas.extend(Replica(cluster.take_replica(), node, Role.JOINING) for node in new)
     if tuple(replicas) != group.replicas:
-        cluster.groups[number] = replace(group, replicas=tuple(replicas))
+        earlier = tuple(dict.fromkeys(group.configurations))
+        cluster.groups[number] = replace(group, replicas=tuple(replicas), earlier=earlier)
         cluster.changed = index
 
 
@@ -77,7 +78,7 @@ def _shaped(cluster: Cluster, index: int, fields: Fields) -> Any:
             raise refused(f"group {number} is to have the voters {target}: {voters} with {learners} are not them")
         shaped = tuple(replace(replica, role=Role.VOTER) for replica in group.target)
     if shaped != group.replicas:
-        cluster.groups[number] = replace(group, replicas=shaped)
+        cluster.groups[number] = replace(group, replicas=shaped, earlier=())
         cluster.changed = index
 
 
@@ -113,15 +114,10 @@ def _remove(cluster: Cluster, index: int, fields: Fields) -> Any:
     cluster.changed = index
 
 
-def unmet_majorities(group: Group, dead: Iterable[int]) -> list[list[int]]:
+def unmet_majorities(group: Group, dead: Iterable[int]) -> list[tuple[int, ...]]:
     """Configurations that meta has authorised (as replica ids) of which the dead ones are a majority."""
     lost = set(dead)
-    found = []
-    for replicas in (group.voters, group.target):
-        members = sorted(replica.id for replica in replicas)
-        if len(lost & set(members)) >= len(members) // 2 + 1 and members not in found:
-            found.append(members)
-    return found
+    return [members for members in group.configurations if len(lost & set(members)) >= len(members) // 2 + 1]
 
 
 def _force(cluster: Cluster, index: int, fields: Fields) -> Any:
@@ -135,17 +131,17 @@ def _force(cluster: Cluster, index: int, fields: Fields) -> Any:
     survivors = tuple(replica for replica in group.replicas if replica.id not in dead)
     if not survivors:
         raise refused(f"no replica of group {number} survives: bring one of its nodes back")
-    if all(2 * len(dead & {r.id for r in one}) < len(one) for one in (group.voters, group.target)):
+    if all(2 * len(dead & set(members)) < len(members) for members in group.configurations):
         raise refused(f"a majority of group {number} is alive: it needs no force")
     unmet = unmet_majorities(group, dead)
     if unmet and not accept_loss:
         raise refused(
-            f"the dead replicas {sorted(dead)} were a majority of {unmet[0]} of group {number}: what they alone have "
-            f"acknowledged in {_described(cluster, number)} would be lost; bring one back, or say --accept-loss"
+            f"the dead replicas {sorted(dead)} were a majority of {list(unmet[0])} of group {number}: what they alone "
+            f"have acknowledged in {_described(cluster, number)} would be lost; bring one back, or say --accept-loss"
         )
     roles = [replica.role if replica.role is Role.LEARNER else Role.VOTER for replica in survivors]
     replicas = tuple(replace(replica, role=role) for replica, role in zip(survivors, roles, strict=True))
-    cluster.groups[number] = replace(group, generation=generation, replicas=replicas)
+    cluster.groups[number] = replace(group, generation=generation, replicas=replicas, earlier=())
     cluster.changed = index
     return {"survivors": [replica.id for replica in replicas]}
 

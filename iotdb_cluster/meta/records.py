@@ -96,13 +96,15 @@ class Replica:
 class Group:
     """A Raft group. `generation` grows with each forced reconfiguration.
 
-    `founders`: the replica ids that it began with, which every replica's log names in its first mark.
+    `founders`: the replica ids that it began with, which every replica's log names in its first mark. `earlier`:
+    targets before the present one, since Raft's configuration was last known: it may still be any of them.
     """
 
     id: int
     generation: int
     replicas: tuple[Replica, ...]
     founders: tuple[int, ...] = ()
+    earlier: tuple[tuple[int, ...], ...] = ()
 
     @property
     def header(self) -> int:
@@ -122,6 +124,11 @@ class Group:
     def target(self) -> tuple[Replica, ...]:
         """Those that are to be its voters."""
         return tuple(replica for replica in self.replicas if replica.role in (Role.VOTER, Role.JOINING))
+
+    @property
+    def configurations(self) -> tuple[tuple[int, ...], ...]:
+        """What Raft's configuration may be, as replica ids of voters: all authorised by meta and not seen ended."""
+        return (*self.earlier, tuple(replica.id for replica in self.target))
 
     @property
     def settled(self) -> bool:

@@ -1,4 +1,7 @@
-"""Slots, time partitions, the ring, the partition table: pure functions over values."""
+"""Slots, time partitions, the ring, the partition table, plans of membership: pure functions over values.
+
+The steps of plans are in `plan`, the values that they are made of in `view`.
+"""
 
 from __future__ import annotations
 

@@ -359,7 +359,7 @@ def test_a_snapshot_of_version_1_is_loaded() -> None:
     head["nodes"] = [node[:5] for node in head["nodes"]]
     head["groups"] = [
         [number, generation, [[item, node, role == "voter"] for item, node, role in replicas]]
-        for number, generation, replicas, _ in head["groups"]
+        for number, generation, replicas, *_ in head["groups"]
     ]
     body = packing.pack(head)
     old = struct.pack(">4sBI", b"META", 1, crc32c.crc32c(body)) + body
