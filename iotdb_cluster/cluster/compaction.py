@@ -74,6 +74,8 @@ class Compaction:
             busy = False
             await self._take_request()
             for number, machine in list(self._machines.items()):
+                if self._machines.get(number) is not machine:
+                    continue
                 store = machine.data.store
                 job = store.pick(self._world.clock.monotonic_ms())
                 if job is not None:

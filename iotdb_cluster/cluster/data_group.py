@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from iotdb_cluster.cluster.group import Outcome
 from iotdb_cluster.data import DataGroup
-from iotdb_cluster.errors import check
+from iotdb_cluster.errors import CallerError, Status, check
 from iotdb_cluster.raft import ConfState, Entries, EntryKind, Snapshot, SnapshotNotReady
 
-__all__ = ["DataMachine"]
+__all__ = ["DataMachine", "Machines"]
 
 
 class DataMachine:
@@ -19,7 +19,8 @@ class DataMachine:
     def __init__(self, data: DataGroup, changed: Callable[[], None]) -> None:
         self.data = data
         self.told = (0, 0)  # (term, meta index) of the slots that were logged last
-        self.members = ConfState()  # of the group as of `data.applied`
+        self.members = ConfState()  # of the group as of `data.applied`, or, until that is there, ...
+        self.members_index = 0  # ... as of this index: they were stored with it
         self.checkpointed: tuple[int, ConfState] | None = None  # the newest checkpoint's index, the members then
         self.candidate: DataGroup | None = None  # received and opened; the log's mark puts it in the place of `data`
         self.replaced: list[DataGroup] = []  # what `data` was before, to be removed once nobody reads it
@@ -45,9 +46,14 @@ class DataMachine:
         self._changed()
         return [Outcome(result.value, result.error) for result in results]
 
-    def configured(self, configuration: ConfState) -> None:
-        """Who is a member is meta's affair; the group's own state does not hold it, its snapshots do."""
-        self.members = configuration
+    def configured(self, configuration: ConfState, index: int) -> None:
+        """The group's own state does not hold its members, its snapshots do."""
+        self.members, self.members_index = configuration, index
+
+    @property
+    def members_known(self) -> bool:
+        """Whether it is known who the members were as of `data.applied`: not while a restart still replays."""
+        return self.data.applied >= self.members_index
 
     # --- snapshots ----------------------------------------------------------------------------------------------------
 
@@ -82,7 +88,7 @@ class DataMachine:
         if candidate is not None:
             self.replaced.append(self.data)
             self.data = candidate
-            self.members = snapshot.conf_state
+            self.configured(snapshot.conf_state, snapshot.index)
             self.checkpointed = (snapshot.index, snapshot.conf_state)
         self.answer_retired()
         self._changed()
@@ -113,3 +119,10 @@ class DataMachine:
     def _is_retired(self, storage_group: int, number: int) -> bool:
         """Also where the storage group was dropped: nothing of it is left."""
         return self.data.is_dropped(storage_group) or self.data.is_retired(storage_group, number)
+
+
+class Machines(dict[int, DataMachine]):
+    """The state machines of a node's data groups, by number; 702 where it has, or has no longer, a replica."""
+
+    def __missing__(self, number: int) -> DataMachine:
+        raise CallerError(Status.NO_LEADER, f"this node has no replica of group {number}")

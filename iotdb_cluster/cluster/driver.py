@@ -24,6 +24,7 @@ from iotdb_cluster.errors import CallerError, Status, check
 from iotdb_cluster.raft import (
     LOCAL_APPEND,
     LOCAL_APPLY,
+    ConfChange,
     EntryKind,
     HardState,
     Message,
@@ -106,6 +107,15 @@ class Driver:
         self._timing.start(group)
         self.wake(group)
 
+    def remove(self, group: Group) -> None:
+        """Let a replica go. What was submitted to the log for it is written, and answered by nobody."""
+        check(self.groups.get(group.id) is group, "group %d is not driven", group.id)
+        self._timing.remove(group)
+        del self.groups[group.id]
+        self._dirty.pop(group.id, None)
+        self._attended.pop(group.id, None)
+        group.end()
+
     def wake(self, group: Group) -> None:
         """The core was told something: handle its Ready at the end of this loop turn."""
         if group.covered_by or group.covers:  # else it is time enough at the end of the turn
@@ -113,6 +123,8 @@ class Driver:
         self._mark(group)
 
     def _mark(self, group: Group) -> None:
+        if group.closed:
+            return
         self._dirty[group.id] = group
         self._turn_later()
 
@@ -128,6 +140,8 @@ class Driver:
         snapshot, takes = message.snapshot, group.takes_snapshot
         if snapshot is not None and snapshot.index > group.raw.commit and takes is not None and not takes(snapshot):
             logger.info("group %d: snapshot %d comes without its files", group.id, snapshot.index)
+            return
+        if group.closed:
             return
         self._timing.touch(group)
         self._timing.heard(group.nodes.get(message.source, 0))
@@ -166,9 +180,7 @@ class Driver:
         Raises NotLeader, or CallerError 413 where too much is uncommitted. When this node loses the lead a future whose
         entry is not applied gets OutcomeUnknown; another leader's entry in its place gives NotLeader.
         """
-        if not group.leads:
-            raise group.not_leader()
-        self._timing.touch(group)
+        self._require_lead(group)
         try:
             taken = group.raw.propose(list(payloads))
         except ProposalDropped:
@@ -195,7 +207,7 @@ class Driver:
 
         Raises NotLeader where `leader_only` and another leads. Ends only with an answer or the caller's time-out.
         """
-        if leader_only and not group.leads:
+        if group.closed or (leader_only and not group.leads):
             raise group.not_leader()
         self._reads += 1
         confirmed: asyncio.Future[int] = self._loop.create_future()
@@ -211,13 +223,31 @@ class Driver:
         """Wait until this replica has applied an index."""
         if group.applied >= index:
             return group.applied
+        if group.closed:
+            raise group.not_leader()
         applied: asyncio.Future[int] = self._loop.create_future()
         group.apply_waiting.append((index, applied))
         self._attended[group.id] = group
         return await applied
 
+    def propose_change(self, group: Group, change: ConfChange) -> None:
+        """Append a change of the members; whether it was taken shows in the configuration. Raises NotLeader."""
+        self._require_lead(group)
+        try:
+            group.raw.propose_conf_change(change)
+        except ProposalDropped:
+            raise group.not_leader() from None
+        self.wake(group)
+
+    def _require_lead(self, group: Group) -> None:
+        if group.closed or not group.leads:
+            raise group.not_leader()
+        self._timing.touch(group)
+
     def transfer_leader(self, group: Group, target: int) -> None:
         """Let another replica lead; it has the whole log first. Should it not answer, this one goes on."""
+        if group.closed:
+            return
         self._timing.touch(group)
         group.raw.transfer_leader(target)
         self.wake(group)
@@ -376,7 +406,7 @@ class Driver:
     def deliver_snapshot(self, group: Group, message: Message) -> None:
         """The member has all that belongs to a snapshot but for the message; should that be lost, another goes."""
         node = group.nodes.get(message.to)
-        if self._stopped or node is None:
+        if self._stopped or group.closed or node is None:
             return
         self._outbox.post(node, group, message, False)
         self._timing.touch(group)
@@ -385,7 +415,7 @@ class Driver:
 
     def snapshot_failed(self, group: Group, member: int) -> None:
         """A member did not get what belongs to a snapshot: the core tries again."""
-        if not self._stopped:
+        if not self._stopped and not group.closed:
             self._timing.touch(group)
             group.raw.report_snapshot(member, ok=False)
             self.wake(group)
@@ -408,7 +438,7 @@ class Driver:
             records.append(Append(group.replica, message.entries))
 
         def synced() -> None:
-            if self._stopped:
+            if self._stopped or group.closed:
                 return
             if snapshot is not None:
                 group.machine.install(snapshot)
@@ -426,8 +456,9 @@ class Driver:
             for index, (kind, data) in enumerate(zip(entries.kinds, entries.data, strict=True), entries.first):
                 if kind != EntryKind.NORMAL:
                     configuration = group.raw.apply_conf_change(decode_conf_change(data), index)
-                    self._log.submit([Configuration(group.replica, configuration)], lambda: None)
-                    group.machine.configured(configuration)
+                    index = max(index, group.raw.configured)
+                    self._log.submit([Configuration(group.replica, configuration, index)], lambda: None)
+                    group.machine.configured(configuration, index)
         self._respond(group, message.responses)
 
     def _respond(self, group: Group, responses: Sequence[Message]) -> None:

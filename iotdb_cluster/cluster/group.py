@@ -32,8 +32,8 @@ class StateMachine(Protocol):
         """Apply a run of committed entries, in order: an outcome for each (that of an empty one means nothing)."""
         ...
 
-    def configured(self, configuration: ConfState) -> None:
-        """The group's members changed by an entry that was just applied."""
+    def configured(self, configuration: ConfState, index: int) -> None:
+        """The group's members are these, by the entry at `index`, which is not later than what was just applied."""
         ...
 
     def snapshot(self) -> Snapshot:
@@ -86,6 +86,7 @@ class Group:
     send_snapshot: Callable[[Group, Message], None] | None = None  # where more than the message has to go out
     takes_snapshot: Callable[[Snapshot], bool] | None = None  # whether that is here, so that the message may be taken
     leader_seen: int = 0
+    closed: bool = False  # the driver has let it go: nothing is told to it any more
     stored: HardState = field(default_factory=HardState)  # that was last written to the log
     # Of `timing` alone, in ticks of the driver.
     ticked: int = 0  # the core knows of the time up to here
@@ -162,6 +163,17 @@ class Group:
         self.snapshots_sent.clear()
         for index in list(self.proposals):
             self.answer_unknown(index)
+
+    def end(self) -> None:
+        """The replica goes: whoever waits for it looks elsewhere."""
+        self.closed = True
+        self.lead_lost()
+        waiting = [*self.reads_unsent, *(waiter for _, waiter in self.apply_waiting)]
+        waiting += [waiter for started in self.read_rounds.values() for waiter in started.waiting]
+        self.reads_unsent, self.apply_waiting, self.read_rounds = [], [], {}
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_exception(NotLeader(0, f"this node has no replica of group {self.id} any more"))
 
     def answer_unknown(self, index: int) -> None:
         """Nobody waits here any more for what was proposed at an index."""

@@ -29,7 +29,7 @@ from iotdb_cluster.data import GroupCopy
 from iotdb_cluster.errors import CallerError, CorruptData, Status, SystemFault, check
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.query.requests import FlushTasksInfo
-from iotdb_cluster.raft import Snapshot
+from iotdb_cluster.raft import ConfState, Snapshot
 from iotdb_cluster.storage import FlushJob, PinnedUnit, UnitId
 from iotdb_cluster.world import World
 
@@ -96,7 +96,7 @@ class Housekeeping:
 
     def memory_bytes(self) -> int:
         """Bytes of all memtables of the node."""
-        return sum(machine.data.store.memory_bytes() for machine in self._machines.values())
+        return sum(machine.data.store.memory_bytes() for machine in list(self._machines.values()))
 
     def flush_tasks(self) -> FlushTasksInfo:
         """Memtables that are being written to files, and frozen ones that wait for it."""
@@ -137,7 +137,15 @@ class Housekeeping:
     async def collect(self, number: int) -> None:
         """Remove files of a group that nobody needs any more."""
         async with self._care_of(number).busy:  # the directory is not removed meanwhile
-            await self._world.workers.run(self._machines[number].data.store.collect)
+            if number in self._machines:
+                await self._world.workers.run(self._machines[number].data.store.collect)
+
+    async def forget(self, number: int) -> None:
+        """The replica of a group is gone from here: afterwards nothing is done with it any more."""
+        care = self._care.pop(number, None)
+        if care is not None:
+            async with care.busy:  # whoever waits for it behind this finds that the replica is gone
+                pass
 
     async def _round(self) -> None:
         self._cursors.expire()
@@ -215,7 +223,7 @@ class Housekeeping:
         group = self._driver.groups.get(0)
         crowded = group is not None and self._crowding.get(group.replica, 0.0) > 1
         due = self._meta.checkpoint_due
-        if due or (crowded and self._meta.index > self._meta.checkpointed):
+        if due or (crowded and self._meta.members_known and self._meta.index > self._meta.checkpointed):
             self._meta.checkpoint_asked = False
             snapshot = self._meta.snapshot()
             try:
@@ -234,11 +242,13 @@ class Housekeeping:
 
     async def checkpoint(self, number: int) -> bool:
         """Flush a group's memtables and publish its state; False where the disk is full, SystemFault where it fails."""
-        machine = self._machines.get(number)
-        if machine is None:
+        if number not in self._machines:
             return True
         care = self._care_of(number)
         async with care.busy:
+            machine = self._machines.get(number)
+            if machine is None:
+                return True
             if not await self._as_far_as_there_is_room(number, self._checkpoint(machine)):
                 return False
             care.since_ms = self._world.clock.monotonic_ms()
@@ -257,7 +267,7 @@ class Housekeeping:
         return True
 
     async def _checkpoint(self, machine: DataMachine) -> None:
-        data, members = machine.data, machine.members
+        data, members, known = machine.data, machine.members, machine.members_known
         mirroring = data.store.mirroring
         checkpoint = data.freeze()
         await self._flush(checkpoint.jobs)  # first: whoever is cancelled leaves no memtable without a job
@@ -271,7 +281,7 @@ class Housekeeping:
             return
         await self._world.workers.run(data.publisher(checkpoint))
         if machine.data is data:  # else a received snapshot has taken its place
-            machine.checkpointed = (checkpoint.index, members)
+            machine.checkpointed = (checkpoint.index, members) if known else None
         await self._world.workers.run(data.store.collect)
 
     async def _flush(self, jobs: Sequence[FlushJob]) -> None:
@@ -291,6 +301,8 @@ class Housekeeping:
     async def _flush_storage_groups(self, number: int, storage_groups: frozenset[int]) -> bool:
         """Flush the units of some storage groups; without a checkpoint, which needs all of the group's."""
         async with self._care_of(number).busy:
+            if number not in self._machines:
+                return True
             store = self._machines[number].data.store
             units = [unit for unit in store.units() if unit.storage_group_id in storage_groups]
             return await self._as_far_as_there_is_room(number, self._flush(store.seal(units)))
@@ -305,17 +317,20 @@ class Housekeeping:
                 raise CorruptData(f"unit {unit} was dropped meanwhile")
             return store.pin_files(unit)
 
-    async def take(self, number: int, fresh: bool = False) -> tuple[Snapshot, GroupCopy]:
+    async def take(self, number: int, fresh: bool = False, member: int = 0) -> tuple[Snapshot, GroupCopy]:
         """A group's newest checkpoint (`fresh`: one made now) with the files that belong to it, pinned until released.
+
+        `member`: the replica that it is for, which refuses one from before it was a member.
 
         Raises CallerError where the group is not here, CorruptData where its files are damaged, SystemFault.
         """
-        machine, group = self._machines.get(number), self._driver.groups.get(number)
-        if machine is None or group is None:
-            raise CallerError(Status.NO_LEADER, f"this node has no replica of group {number}")
         async with self._care_of(number).busy:
+            machine, group = self._machines.get(number), self._driver.groups.get(number)
+            if machine is None or group is None:
+                raise CallerError(Status.NO_LEADER, f"this node has no replica of group {number}")
             known = machine.checkpointed
             old = known is None or known[0] != machine.data.published or known[0] < group.log.first_index() - 1
+            old |= known is not None and member != 0 and not _has(known[1], member)
             if (old or fresh) and not await self._as_far_as_there_is_room(number, self._checkpoint(machine)):
                 raise CallerError(Status.WRITE_PROCESS_REJECT, FULL)
             data, known = machine.data, machine.checkpointed
@@ -330,7 +345,9 @@ class Housekeeping:
         """Replicas in whose place a snapshot came, once nothing reads or writes their files any more."""
         for number, machine in list(self._machines.items()):
             for data in list(machine.replaced):
-                if data.store.idle and not self._care_of(number).busy.locked():
+                if number not in self._machines or not data.store.idle or self._care_of(number).busy.locked():
+                    continue
+                async with self._care_of(number).busy:
                     machine.replaced.remove(data)
                     data.close()
                     await self._world.workers.run(self._world.files.remove_tree, data.directory)
@@ -400,3 +417,7 @@ class Housekeeping:
         except TimeoutError:
             raise CallerError(Status.TIME_OUT, "the flush has begun and is being carried out") from None
         return pack(None)
+
+
+def _has(members: ConfState, replica: int) -> bool:
+    return replica in members.voters or replica in members.learners or replica in members.voters_outgoing

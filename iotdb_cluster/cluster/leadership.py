@@ -1,10 +1,10 @@
 """Who should lead a group: decided by its leader, once a second, and carried out by a transfer of leadership.
 
-`_target` is the one place of that decision. A node whose disk is short hands over at once, to the member with the most
-of the log that has room. Else the node that heads a group should lead it, so that every node leads about its share; and
-without haste: it was heard of without a break for `STEADY_MS` and lacks next to nothing, the group had its leader for
-`STEADY_MS`, and the same was not tried within `AGAIN_MS`. One such group a round: a node that comes back takes its
-groups over one by one.
+`_target` is the one place of that decision. A node whose disk is short, or that leaves the group or the cluster, hands
+over at once, to the member with the most of the log that has room and stays. Else the node that heads a group should
+lead it, so that every node leads about its share; and without haste: it was heard of without a break for `STEADY_MS`
+and lacks next to nothing, the group had its leader for `STEADY_MS`, and the same was not tried within `AGAIN_MS`. One
+such group a round: a node that comes back takes its groups over one by one.
 """
 
 from __future__ import annotations
@@ -39,13 +39,24 @@ class _Lead:
 
 
 class Leadership:
-    """Hands over what this node leads and should not. `lacks_room(node)` says whose disk is short."""
+    """Hands over what this node leads and should not.
 
-    def __init__(self, world: World, driver: Driver, node: int, lacks_room: Callable[[int], bool]) -> None:
+    `lacks_room(node)` says whose disk is short, `leaves(group, replica)` who is to go.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        driver: Driver,
+        node: int,
+        lacks_room: Callable[[int], bool],
+        leaves: Callable[[int, int], bool] = lambda *_: False,
+    ) -> None:
         self._world = world
         self._driver = driver
         self._node = node
         self._lacks_room = lacks_room
+        self._leaves = leaves
         self._leads: dict[int, _Lead] = {}
         self._heard_since_ms: dict[int, float] = {}
 
@@ -77,14 +88,15 @@ class Leadership:
                 self._driver.transfer_leader(group, target)
 
     def _target(self, group: Group) -> int:
-        """The replica that should lead instead of this one for want of room; 0 where it should go on."""
-        if not self._lacks_room(self._node):
+        """The replica that should lead instead of this one, which has no room or leaves; 0 where it should go on."""
+        if not (self._lacks_room(self._node) or self._leaves(group.id, group.replica)):
             return 0
         able = [
             (progress.match, member)
             for member, progress in sorted(group.raw.status().progress.items())
-            if member in group.raw.configuration.voters
+            if member in group.raw.configuration.incoming
             and progress.active
+            and not self._leaves(group.id, member)
             and progress.match >= group.raw.commit
             and not self._lacks_room(group.nodes.get(member, self._node))
         ]
@@ -102,7 +114,7 @@ class Leadership:
         if heard_ms is None or now - heard_ms < STEADY_MS or self._lacks_room(head):
             return 0
         progress = group.raw.status().progress.get(member)
-        if progress is None or member not in group.raw.configuration.voters:
+        if progress is None or member not in group.raw.configuration.incoming or self._leaves(group.id, member):
             return 0
         near = group.raw.last_index - progress.match <= LAG_ENTRIES_MAX
         return member if near and progress.state is ProgressState.REPLICATE else 0

@@ -17,7 +17,7 @@ from iotdb_cluster.cluster.log import make_durable_directories
 from iotdb_cluster.errors import CorruptData
 from iotdb_cluster.meta import MetaState
 from iotdb_cluster.packing import pack, unpack
-from iotdb_cluster.raft import ConfState, Entries, EntryKind, LogView, Snapshot
+from iotdb_cluster.raft import ConfState, Entries, EntryKind, LogView, Snapshot, SnapshotNotReady
 from iotdb_cluster.world import FileSystem
 
 __all__ = ["CHECKPOINT_ENTRIES", "MetaMachine"]
@@ -38,7 +38,8 @@ class MetaMachine:
         self.state = MetaState()
         self.index = 0
         self.term = 0
-        self.members = ConfState()
+        self.members = ConfState()  # as of `index`, or, until that is there, as of ...
+        self.members_index = 0
         self.checkpointed = 0
         self.checkpoint_asked = False
 
@@ -54,14 +55,21 @@ class MetaMachine:
         self._changed()
         return outcomes
 
-    def configured(self, configuration: ConfState) -> None:
-        self.members = configuration
+    def configured(self, configuration: ConfState, index: int) -> None:
+        self.members, self.members_index = configuration, index
+
+    @property
+    def members_known(self) -> bool:
+        """Whether it is known who the members were as of `index`: not while a restart still replays."""
+        return self.index >= self.members_index
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
     @property
     def checkpoint_due(self) -> bool:
-        return self.checkpoint_asked or self.index - self.checkpointed >= CHECKPOINT_ENTRIES
+        """Not while a restart still replays: who the members were then is not known."""
+        due = self.checkpoint_asked or self.index - self.checkpointed >= CHECKPOINT_ENTRIES
+        return due and self.members_known
 
     @property
     def forgettable(self) -> int:
@@ -69,6 +77,11 @@ class MetaMachine:
         return max(0, self.checkpointed - KEPT_ENTRIES)
 
     def snapshot(self) -> Snapshot:
+        """SnapshotNotReady while a restart still replays."""
+        if not self.members_known:
+            raise SnapshotNotReady(
+                f"the meta group is replayed to {self.index}, its members are of {self.members_index}"
+            )
         return Snapshot(self.index, self.term, self.members, self.state.dump())
 
     def stage(self, snapshot: Snapshot) -> None:
@@ -77,7 +90,8 @@ class MetaMachine:
 
     def install(self, snapshot: Snapshot) -> None:
         self.state = MetaState.load(snapshot.data)
-        self.index, self.term, self.members = snapshot.index, snapshot.term, snapshot.conf_state
+        self.index, self.term = snapshot.index, snapshot.term
+        self.configured(snapshot.conf_state, snapshot.index)
         self.checkpointed = snapshot.index
         self._changed()
 

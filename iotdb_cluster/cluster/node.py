@@ -28,7 +28,7 @@ from iotdb_cluster.cluster.compaction import MERGE_CALL, Compaction
 from iotdb_cluster.cluster.configuration import Loaded
 from iotdb_cluster.cluster.contents import CONTENT_CALL, Contents
 from iotdb_cluster.cluster.copying import COPY_CALLS, Fetcher, GivenCopies
-from iotdb_cluster.cluster.data_group import DataMachine
+from iotdb_cluster.cluster.data_group import DataMachine, Machines
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.duties import Duties
 from iotdb_cluster.cluster.everywhere import CLEAR_CACHE_CALL, Everywhere
@@ -65,6 +65,7 @@ from iotdb_cluster.cluster.schema_reads import SchemaServing
 from iotdb_cluster.cluster.service import VERSION, ClientNode
 from iotdb_cluster.cluster.serving import WriteServing
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
+from iotdb_cluster.cluster.shaping import CONFIGURED_CALL, Shaping, leaves
 from iotdb_cluster.cluster.snapshots import SNAPSHOT_CALLS, SnapshotReceiver, SnapshotSender
 from iotdb_cluster.cluster.startup import (
     OtherSettings,
@@ -94,7 +95,7 @@ HANDLERS = (
     *(MARKS_CALL, FLUSH_CALL, MERGE_CALL, CLEAR_CACHE_CALL, "state", "digest", SNAPSHOTS_CALL),
     *("configuration", "activity", "kill query", "tracing", "schema snapshot", "meta applied"),
     *SNAPSHOT_CALLS,
-    *(CONTENT_CALL, *BACKUP_CALLS),
+    *(CONTENT_CALL, *BACKUP_CALLS, CONFIGURED_CALL),
 )
 
 
@@ -119,7 +120,7 @@ class Node:
         self._client: ClientService | None = None
         self._stop: asyncio.Future[None] | None = None
         self._tasks: list[asyncio.Task[Any]] = []
-        self._machines: dict[int, DataMachine] = {}
+        self._machines: dict[int, DataMachine] = Machines()
         self._addresses: dict[int, NodeAddress] = {}
         self._incarnations: dict[int, int] = {}
         self._identity: Identity | None = None
@@ -290,6 +291,8 @@ class Node:
         self._points.register(self._calls)
         self._housekeeping.register(self._calls)
         membership = Membership(world, settings, identity, self._meta, self._addresses)
+        self._shaping = Shaping(world, self._driver, self._log, self._meta, self._calls)
+        self._shaping.register(self._calls)
         self._duties = Duties(world, self._driver, self._meta, self._proposals, self._machines, membership)
         self._handler = self._client_node()
         self._serve_operators()
@@ -301,6 +304,7 @@ class Node:
         for room in (self._duties, self._housekeeping, self._marks, self._compaction, self._repair, self._leadership):
             self._spawn(room.run())
         self._spawn(expiry.run())
+        self._spawn(self._shaping.run())
         self._spawn(receiver.sweep_forever())
 
     def _build_care(self, disk: DiskSpace, node: int) -> tuple[SnapshotReceiver, RoomGuard]:
@@ -353,7 +357,19 @@ class Node:
         self._endings.push_async_callback(sender.close)
         guard = RoomGuard(settings, self._housekeeping.memory_bytes, node, self._marks.facts)
         self._replicas.connect(sender, receiver, guard)
-        self._leadership = Leadership(world, self._driver, node, guard.lacks_room)
+        self._replicas.at_the_end(
+            lambda number: self._points.end_group(number, "its data moved to other nodes"),
+            sender.forget,
+            receiver.forget,
+            self._housekeeping.forget,
+        )
+        self._leadership = Leadership(
+            world,
+            self._driver,
+            node,
+            guard.lacks_room,
+            lambda number, replica: leaves(self._meta_machine.state, number, replica),
+        )
         return receiver, guard
 
     def _client_node(self) -> ClientNode:
@@ -460,7 +476,7 @@ class Node:
             if node.incarnation:
                 self._incarnations[node.id] = node.incarnation
         self._meta.changed()
-        self._replicas.follow(state.groups, self._calls.node)
+        self._replicas.follow()
         self._wake_duties()
 
     def _wake_duties(self) -> None:

@@ -43,6 +43,7 @@ class _Cursor:
     pins: ExitStack
     rows: Iterator[RowBatch]
     used_ms: float
+    group: int
     busy: bool = False
 
 
@@ -149,7 +150,7 @@ class PointServing:
         rows = scan(units, request.series, request.low, request.high, request.ascending, request.batch_rows)
         number = self._next
         self._next += 1
-        self._cursors[number] = _Cursor(pins, rows, self._world.clock.monotonic_ms())
+        self._cursors[number] = _Cursor(pins, rows, self._world.clock.monotonic_ms(), int(head["group"]))
         return pack({"cursor": number})
 
     async def pull(self, body: memoryview, deadline: Deadline) -> bytes:
@@ -201,10 +202,18 @@ class PointServing:
         """End the cursor that was opened first; who pulls from it hears why."""
         number = min(self._cursors, default=0)
         if number:
-            self._end(number)
-            self._ended[number] = why
-            while len(self._ended) > CURSORS_MAX:
-                self._ended.popitem(last=False)
+            self._end_because(number, why)
+
+    def end_group(self, group: int, why: str) -> None:
+        """End the cursors of a group; who pulls from one hears why."""
+        for number in [number for number, cursor in self._cursors.items() if cursor.group == group]:
+            self._end_because(number, why)
+
+    def _end_because(self, number: int, why: str) -> None:
+        self._end(number)
+        self._ended[number] = why
+        while len(self._ended) > CURSORS_MAX:
+            self._ended.popitem(last=False)
 
     def expire(self) -> None:
         """End cursors that are idle for too long, and the oldest where there are too many."""

@@ -79,7 +79,9 @@ class Repair:
                 if not data.store.corrupt:
                     continue
                 await self._world.workers.run(data.store.mark_absent)
-                group = self._driver.groups[number]
+                group = self._driver.groups.get(number)
+                if group is None:
+                    continue
                 if group.leads:
                     await self._hand_over(group)
                 for unit in sorted(data.store.corrupt):

@@ -1,17 +1,23 @@
-"""The replicas of this node: opened as meta says, recovered from log and checkpoints, fed by peers' batches."""
+"""The replicas of this node: opened and closed as meta says, recovered from log and checkpoints, fed by peers' batches.
+
+A replica of which meta says that it is removed is closed for ever: it answers nothing any more, what was done with it
+ends, its directories go, and last the log forgets it. All that begins once a checkpoint of meta on this node's disk
+holds the removal: a restart that knew only an older state would open the replica again, empty and without its vote.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+import re
+from collections.abc import Callable, Coroutine, Sequence
 from random import Random
 from typing import Any
 
 from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.group import Group
-from iotdb_cluster.cluster.log import DurableLog, Install, Record, ReplicaLog, State, make_durable_directories
+from iotdb_cluster.cluster.log import DurableLog, Install, Record, Remove, ReplicaLog, State, make_durable_directories
 from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.outbox import read_batch
 from iotdb_cluster.cluster.room import RoomGuard
@@ -23,6 +29,7 @@ from iotdb_cluster.data import DataGroup
 from iotdb_cluster.errors import CorruptData
 from iotdb_cluster.limits import APPEND_BYTES_MAX, APPLY_BYTES_MAX, INFLIGHT_BYTES_MAX, UNCOMMITTED_BYTES_MAX
 from iotdb_cluster.meta import Group as GroupRecord
+from iotdb_cluster.meta import MetaState
 from iotdb_cluster.raft import Config, ConfState, HardState, Message, RawNode
 from iotdb_cluster.rpc.peer_messages import PeerIdentity
 from iotdb_cluster.world import World
@@ -32,6 +39,7 @@ __all__ = ["TICK_PART", "Replicas"]
 logger = logging.getLogger(__name__)
 
 TICK_PART = 1  # ticks a heartbeat interval
+IDLE_POLL_MS = 50  # between two looks whether anybody still needs a replica that is to go
 
 
 class Replicas:
@@ -66,22 +74,34 @@ class Replicas:
         self._changed = changed
         self._tell_leader_changed = leader_changed
         self._spawn = spawn
-        self._opening: set[int] = set()
+        self._endings: list[Callable[[int], Coroutine[Any, Any, None] | None]] = []
+        self._meta: MetaMachine | None = None
+        self._node = 0
+        self._busy: set[int] = set()  # groups of which the replica here is being opened or closed
+        self._erasing: set[int] = set()  # replicas that the log and the disk are to forget
 
     def connect(self, sender: SnapshotSender, receiver: SnapshotReceiver, guard: RoomGuard) -> None:
         """Who sends and receives the snapshots of data groups, who knows of room; before any of those is opened."""
         self._sender, self._receiver, self._guard = sender, receiver, guard
 
+    def at_the_end(self, *forget: Callable[[int], Coroutine[Any, Any, None] | None]) -> None:
+        """What is called, in order, with the number of a group of which this node has no replica any more."""
+        self._endings += forget
+
     # --- opening ------------------------------------------------------------------------------------------------------
 
-    async def open_meta(self, node: int, machine: MetaMachine) -> Group:
-        """This node's replica of the meta group; its replica ids are the nodes' identifiers."""
+    async def open_meta(self, node: int, machine: MetaMachine, founders: Sequence[int] = ()) -> Group:
+        """This node's replica of the meta group; its replica ids are the nodes' identifiers.
+
+        `founders`: what that group began with, for a node that joins a cluster; else they are the seeds.
+        """
         view = self._log.view(node)
         if view.last_index() == 0:  # the founders are the group as of index 1, which holds no entry
-            voters = ConfState(tuple(sorted(identifiers(self._settings.seeds).values())))
+            voters = ConfState(tuple(sorted(founders or identifiers(self._settings.seeds).values())))
             await self._submitted(Install(node, 1, 1, voters))
         machine.recover(view)
-        machine.members = view.initial_state()[1]
+        machine.configured(view.initial_state()[1], view.configured)
+        self._meta, self._node = machine, node
         if machine.index == 1:
             machine.term = 1
         view.snapshot_source = machine.snapshot
@@ -91,27 +111,59 @@ class Replicas:
         self._drive(group)
         return group
 
-    def follow(self, records: list[GroupRecord], node: int) -> None:
-        """Open what meta says that this node has and that is not open."""
-        for record in records:
-            replica = record.replica_of(node)
-            if replica is not None and record.id not in self._opening and record.id not in self._driver.groups:
-                self._opening.add(record.id)
-                self._spawn(self._open_data(record, replica.id))
+    def follow(self) -> None:
+        """Open what meta says that this node has, close what it has no more, and know who the other members are."""
+        if self._meta is None or not self._meta.state.bootstrapped:
+            return
+        state = self._meta.state
+        wanted = {record.id: record for record in state.groups if record.replica_of(self._node) is not None}
+        for number, group in list(self._driver.groups.items()):
+            record = wanted.get(number)
+            if not number:
+                group.nodes = {node.id: node.id for node in state.nodes}
+            elif record is not None and record.replica_of(self._node) == record.replica(group.replica):
+                group.nodes = {one.id: one.node for one in record.replicas}
+            elif number not in self._busy:
+                self._begin(number, self._close(group, self._meta.index))
+        for number, record in wanted.items():
+            replica = record.replica_of(self._node)
+            if replica is not None and number not in self._busy and number not in self._driver.groups:
+                self._begin(number, self._open_data(record, replica.id))
+        self._erase_left(state, self._meta.index)
+
+    def _erase_left(self, state: MetaState, decided: int) -> None:
+        """Removed replicas that an earlier start did not come to an end with."""
+        if self._busy:  # looked at again when that is done
+            return
+        running = {self._node, *(group.replica for group in self._driver.groups.values())}
+        for replica in self._log.replicas():
+            if replica not in running and replica not in self._erasing and state.removed_replica(replica):
+                self._erasing.add(replica)
+                self._spawn(self._erase(replica, decided))
+
+    def _begin(self, number: int, work: Coroutine[Any, Any, None]) -> None:
+        """Open or close the replica of a group, one at a time; meta may have decided on, meanwhile."""
+
+        async def run() -> None:
+            await work
+            self._busy.discard(number)
+            self.follow()
+
+        self._busy.add(number)
+        self._spawn(run())
 
     async def _open_data(self, record: GroupRecord, replica: int) -> None:
         """Make, or open again, this node's replica of a data group."""
         view = self._log.view(replica)
-        if view.last_index() == 0:
-            voters = ConfState(tuple(one.id for one in record.voters))
-            await self._submitted(Install(replica, 1, 1, voters))
-        base = f"{self._settings.data_paths[0]}/group-{record.id}-{record.generation}-{replica}"
+        if view.last_index() == 0:  # also of one that came later: it learns the rest from the log, or a snapshot
+            await self._submitted(Install(replica, 1, 1, ConfState(record.founders)))
+        base = self._base(record.id, record.generation, replica)
         make_durable_directories(self._world.files, self._settings.data_paths[0])
         path = await self._world.workers.run(live_directory, self._world.files, base, view.first_index() - 1)
         make_durable_directories(self._world.files, path)
         data = await self._world.workers.run(DataGroup.open, record.id, self._world.files, path)
         machine = DataMachine(data, self._changed)
-        machine.members = view.initial_state()[1]
+        machine.configured(view.initial_state()[1], view.configured)
         view.snapshot_source = machine.snapshot
         applied = max(data.applied, 1)
         if applied < view.first_index() - 1:
@@ -129,7 +181,10 @@ class Replicas:
             self._receiver.opened(record.id, base)
         self._machines[record.id] = machine
         self._drive(group)
-        self._opening.discard(record.id)
+
+    def _base(self, number: int, generation: int, replica: int) -> str:
+        """What the names of a replica's directories begin with."""
+        return f"{self._settings.data_paths[0]}/group-{number}-{generation}-{replica}"
 
     async def _begin_behind(self, view: ReplicaLog, replica: int, data: DataGroup) -> None:
         """The operator accepted the loss of entries that a checkpoint holds: the log goes on behind that one."""
@@ -157,6 +212,7 @@ class Replicas:
             log,
             Random(self._world.random.getrandbits(64)),
             applied=applied,
+            configured=log.configured,
             election_tick=election,
             heartbeat_tick=TICK_PART,
             committed_bytes_per_ready_max=APPLY_BYTES_MAX,
@@ -166,6 +222,49 @@ class Replicas:
             async_storage_writes=True,
             disable_proposal_forwarding=True,
         )
+
+    # --- closing ------------------------------------------------------------------------------------------------------
+
+    async def _close(self, group: Group, decided: int) -> None:
+        """Meta has decided, by index `decided`, that the replica is no member any more."""
+        number = group.id
+        logger.info("group %d: replica %d is removed from it", number, group.replica)
+        self._driver.remove(group)
+        machine = self._machines.pop(number)
+        for forget in self._endings:
+            ending = forget(number)
+            if ending is not None:
+                await ending
+        found = [machine.drop_candidate(), machine.data, *machine.replaced]
+        for data in [one for one in found if one is not None]:
+            await _until(lambda data=data: data.store.idle)  # type: ignore[misc]  # what has begun ends soon
+            data.close()
+        self._erasing.add(group.replica)
+        self._spawn(self._erase(group.replica, decided))
+
+    async def _erase(self, replica: int, decided: int) -> None:
+        """Make the disk forget a removed replica, then the log: what that still knows is left to be done."""
+        await _until(lambda: self._checkpointed(decided))
+        await self._world.workers.run(self._remove_directories, replica)
+        await self._submitted(Remove(replica))
+        self._erasing.discard(replica)
+        logger.info("replica %d is deleted", replica)
+
+    def _checkpointed(self, index: int) -> bool:
+        """Whether the disk holds what meta decided up to an index; asks for it where not."""
+        if self._meta is None or self._meta.checkpointed >= index:
+            return True
+        self._meta.checkpoint_asked = True
+        return False
+
+    def _remove_directories(self, replica: int) -> None:
+        """Of a group's replica, of whatever generation: the live one, snapshots, the stage, moves. OSError."""
+        files, parent = self._world.files, self._settings.data_paths[0]
+        own = re.compile(rf"group-[0-9]+-[0-9]+-{replica}(\.[a-z0-9]+)?")
+        for name in sorted(files.list(parent)):
+            if own.fullmatch(name):
+                files.remove_tree(f"{parent}/{name}")
+        files.sync_directory(parent)
 
     async def _submitted(self, *records: Record) -> None:
         """Wait until records are durable."""
@@ -196,10 +295,19 @@ class Replicas:
                 group = self._driver.groups.get(envelope.group)
                 if group is None or (group.generation, group.replica) != (envelope.generation, envelope.replica):
                     continue
-                if group.nodes.get(message.source) == node and not self._left_out(group, message):
+                if self._is_of(group, message.source, node) and not self._left_out(group, message):
                     self._driver.step(group, message)
         except CorruptData as error:
             logger.warning("a batch of node %d is dropped: %s", identity.node, error)
+
+    def _is_of(self, group: Group, replica: int, node: int) -> bool:
+        """Whether a member's replica lives on a node; a member of the meta group is known before meta tells of it."""
+        if group.id or replica != node:
+            return group.nodes.get(replica) == node
+        if self._meta is not None and self._meta.state.removed_node(node):
+            return False
+        group.nodes.setdefault(node, node)
+        return True
 
     def _left_out(self, group: Group, message: Message) -> bool:
         """Whether entries are not taken now: others have the room for them, or many wait here to be applied."""
@@ -208,3 +316,10 @@ class Replicas:
         if group.raw.commit - group.applied > self._settings.unapplied_entries_max:
             return True
         return self._guard.stands_aside(group)
+
+
+async def _until(reached: Callable[[], bool]) -> None:
+    while True:
+        if reached():
+            return
+        await asyncio.sleep(IDLE_POLL_MS / 1000)

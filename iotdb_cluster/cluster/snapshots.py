@@ -66,14 +66,17 @@ class SnapshotProgress:
 
 
 class SnapshotSender:
-    """Streams snapshots of the groups that this node leads. `take(group)` gives a checkpoint with its files pinned."""
+    """Streams snapshots of the groups that this node leads.
+
+    `take(group, fresh, member)` gives a checkpoint for a member, with its files pinned.
+    """
 
     def __init__(
         self,
         world: World,
         driver: Driver,
         calls: Calls,
-        take: Callable[[int], Awaitable[tuple[Snapshot, GroupCopy]]],
+        take: Callable[[int, bool, int], Awaitable[tuple[Snapshot, GroupCopy]]],
         fault: Callable[[BaseException], None],
         settings: Settings,
     ) -> None:
@@ -105,6 +108,11 @@ class SnapshotSender:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fault(error)
 
+    def forget(self, number: int) -> None:
+        """This node has no replica of the group any more."""
+        for key in [key for key in self._tasks if key[0] == number]:
+            self._tasks.pop(key).cancel()
+
     async def close(self) -> None:
         for work in (list(self._tasks.values()), list(self._takings)):
             for task in work:
@@ -126,7 +134,7 @@ class SnapshotSender:
         node = group.nodes.get(message.to, 0)
         copy: GroupCopy | None = None
         try:
-            snapshot, copy = await self._taken(group.id)
+            snapshot, copy = await self._taken(group.id, message.to)
             size = sum(file.size for file in copy.files)
             logger.info("group %d: snapshot %d for node %d: %d bytes", group.id, snapshot.index, node, size)
             transfer = _Transfer(group, message, node, snapshot, self._world.random.getrandbits(63))
@@ -145,9 +153,9 @@ class SnapshotSender:
                 copy.release()
         return snapshot
 
-    async def _taken(self, number: int) -> tuple[Snapshot, GroupCopy]:
+    async def _taken(self, number: int, member: int) -> tuple[Snapshot, GroupCopy]:
         """What `take` gives. It may be flushing, and must not be cancelled: what comes late is released."""
-        taking = asyncio.ensure_future(self._take(number))
+        taking = asyncio.ensure_future(self._take(number, False, member))
         self._takings.add(taking)
         taking.add_done_callback(self._takings.discard)
         try:
@@ -292,6 +300,13 @@ class SnapshotReceiver:
         stage = Stage(self._world.files, base)
         self._incoming[number] = _Incoming(base, stage, self._world.clock.monotonic_ms())
 
+    async def forget(self, number: int) -> None:
+        """This node has no replica of the group any more: afterwards nothing is written for it."""
+        incoming = self._incoming.pop(number, None)
+        if incoming is not None:
+            async with incoming.lock:
+                await self._world.workers.run(incoming.stage.abandon)
+
     def _find(self, head: Any) -> tuple[Group, DataMachine, _Incoming]:
         """The replica that a call means; CallerError where it is not here, or its caller leads no more."""
         number = int(head["group"])
@@ -399,8 +414,9 @@ class SnapshotReceiver:
         while True:
             await asyncio.sleep(SWEEP_MS / 1000)
             for number, incoming in list(self._incoming.items()):
-                if not incoming.lock.locked():
-                    await self._sweep(self._driver.groups[number], self._machines[number], incoming)
+                group, machine = self._driver.groups.get(number), self._machines.get(number)
+                if group is not None and machine is not None and not incoming.lock.locked():
+                    await self._sweep(group, machine, incoming)
 
     async def _sweep(self, group: Group, machine: DataMachine, incoming: _Incoming) -> None:
         async with incoming.lock:

@@ -66,6 +66,14 @@ class Timing:
         group.ticked = group.calm_since = self.ticks
         self.schedule(group)
 
+    def remove(self, group: Group) -> None:
+        """The group is driven no longer."""
+        for node in list(group.covers):
+            self._uncover(group, node)
+        if group.covered_by:
+            self._peers[group.covered_by].receiver.except_(group.id)
+            group.covered_by = 0
+
     def touch(self, group: Group) -> None:
         """Tell the core of the ticks that have passed; before anything else is told to it."""
         now = self.ticks

@@ -18,13 +18,15 @@ class Config:
 
     Times are ticks, sizes bytes as `Entries.byte_size` counts them (`uncommitted`: payloads only). That counts every
     entry, so a limit of bytes is one of entries too.
-    `applied` is the last index that the state machine holds at the start.
+    `applied` is the last index that the state machine holds at the start; `configured` that of the entry from which the
+    stored configuration comes, where that may be later: entries up to there do not change the members again.
     """
 
     id: int
     log: LogView
     random: Random
     applied: int = 0
+    configured: int = 0
     election_tick: int = 10
     heartbeat_tick: int = 1
     pre_vote: bool = True  # ask before a term is counted up: a replica cut off for a while disturbs nobody

@@ -84,7 +84,7 @@ class Core:
         self.read_index = ReadIndex()
         self.pending_reads: list[Message] = []  # came before the first commit of the leader's term
         self.pending_conf_index = 0  # of the newest configuration entry that may not be applied yet
-        self.restored_index = 0  # the configuration is at least that of this index
+        self.restored_index = config.configured  # the configuration is at least that of this index
         self.uncommitted_bytes = 0
         self.election_elapsed = 0
         self.heartbeat_elapsed = 0
@@ -99,6 +99,8 @@ class Core:
         self._check_term(hard.term)
         self.term, self.vote = hard.term, hard.vote
         self.log.commit_to(hard.commit)
+        # Nothing but a committed entry changes the stored configuration; that has its own word on the disk.
+        self.log.commit_to(max(hard.commit, min(config.configured, self.log.last_index)))
         if config.applied:
             # What was applied was committed, even where the commit index did not get to the disk in time.
             self.log.begin_applied(config.applied)

@@ -179,6 +179,11 @@ class RawNode:
         return self._raft.configuration.conf_state()
 
     @property
+    def configured(self) -> int:
+        """Index up to which entries do not change the members: the configuration was stored, or received, with them."""
+        return self._raft.restored_index
+
+    @property
     def restoring(self) -> int:
         """Index of a received snapshot that is not installed yet, or 0."""
         snapshot = self._raft.log.snapshot

@@ -74,8 +74,8 @@ class _Watched:
             low = high + 1
         return outcomes
 
-    def configured(self, configuration: ConfState) -> None:
-        self.inner.configured(configuration)
+    def configured(self, configuration: ConfState, index: int) -> None:
+        self.inner.configured(configuration, index)
 
     def snapshot(self) -> Snapshot:
         return self.inner.snapshot()

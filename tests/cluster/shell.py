@@ -84,7 +84,8 @@ class Machine:
             outcomes.append(Outcome(data.decode() if len(data) < 100 else len(data)))
         return outcomes
 
-    def configured(self, configuration: ConfState) -> None:
+    def configured(self, configuration: ConfState, index: int) -> None:
+        del index
         self.members = configuration
 
     def snapshot(self) -> Snapshot:

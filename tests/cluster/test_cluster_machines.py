@@ -408,7 +408,7 @@ def test_a_flush_whose_caller_goes_is_carried_out_whole() -> None:
             applied=1,
             published=1,
         )
-        keeper, _ = housekeeping({7: SimpleNamespace(data=data, members=None, replaced=[])}, {})
+        keeper, _ = housekeeping({7: SimpleNamespace(data=data, members=None, members_known=True, replaced=[])}, {})
         running = asyncio.create_task(keeper.run())
         flush = asyncio.create_task(keeper._flush_call(FLUSH_ALL, Deadline(world_of(1), 10_000)))
         await asyncio.sleep(0.001)
@@ -435,7 +435,7 @@ def test_a_checkpoint_that_is_cancelled_leaves_no_memtable_without_a_job() -> No
 
         checkpoint = SimpleNamespace(jobs=jobs, index=1, step=step)
         data = SimpleNamespace(store=store, freeze=lambda: checkpoint)
-        keeper, _ = housekeeping({7: SimpleNamespace(data=data, members=None, replaced=[])}, {})
+        keeper, _ = housekeeping({7: SimpleNamespace(data=data, members=None, members_known=True, replaced=[])}, {})
         running = asyncio.create_task(keeper.checkpoint(7))
         (outcome,) = await asyncio.gather(running, return_exceptions=True)
         assert isinstance(outcome, asyncio.CancelledError)

@@ -38,6 +38,7 @@ class ModelReplica:
     hard_state: HardState = field(default_factory=HardState)
     conf_state: ConfState = field(default_factory=ConfState)
     mark: tuple[int, int] = (0, 0)
+    configured: int = 0
     entries: dict[int, tuple[int, int, bytes]] = field(default_factory=dict)
 
     @property
@@ -57,7 +58,7 @@ class Model:
         if isinstance(record, State):
             replica.hard_state = record.hard_state
         elif isinstance(record, Configuration):
-            replica.conf_state = record.conf_state
+            replica.conf_state, replica.configured = record.conf_state, record.index
         elif isinstance(record, Append):
             entries = record.entries
             replica.entries = {i: entry for i, entry in replica.entries.items() if i < entries.first}
@@ -69,12 +70,12 @@ class Model:
                 replica.entries = {i: entry for i, entry in replica.entries.items() if i > record.index}
         elif isinstance(record, Install):
             replica.mark = (record.index, record.term)
-            replica.conf_state = record.conf_state
+            replica.conf_state, replica.configured = record.conf_state, record.index
             replica.entries = {}
 
 
 def contents_of(log: ReplicaLog) -> ModelReplica:
-    found = ModelReplica(log.hard_state, log.conf_state, log.compacted)
+    found = ModelReplica(log.hard_state, log.conf_state, log.compacted, configured=log.configured)
     index = log.first_index()
     while index <= log.last_index():
         entries = log.entries(index, log.last_index() + 1, 10_000)
@@ -122,7 +123,9 @@ class Generator:
             records.append(Compact(replica, index, state.entries[index][0]))
         elif action < 0.92:
             voters = tuple(range(rng.randint(0, 4)))
-            records.append(Configuration(replica, ConfState(voters, (9,), (), (7, 8), rng.random() < 0.5)))
+            records.append(
+                Configuration(replica, ConfState(voters, (9,), (), (7, 8), rng.random() < 0.5), rng.randrange(99))
+            )
         elif action < 0.96:
             index = state.last + rng.randint(1, 20)
             records.append(Install(replica, index, term + 1, ConfState((1, 2, 3))))

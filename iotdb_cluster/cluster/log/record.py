@@ -8,9 +8,9 @@ u64 replica, u32 CRC32C of the content, u32 zero. Contents:
   payload lengths u32, payloads. Codec 0: the payloads as they are, 1: all of them together as one lz4 block.
 * State (2): u64 term, u64 vote, u64 commit.
 * Configuration (3): u8 auto_leave, four lists of replica ids as u16 count and u64 each: voters, learners, outgoing
-  voters, next learners.
+  voters, next learners; then u64 index of the entry that made it so (absent, before there were such entries).
 * Compact (4): u64 index, u64 term.
-* Install (5): u64 index, u64 term, then a configuration as above.
+* Install (5): u64 index, u64 term, then the five fields of a configuration as above.
 * Remove (6): nothing.
 """
 
@@ -56,6 +56,7 @@ HEAD_BYTES: Final = _HEAD.size
 _APPEND: Final = struct.Struct(">QI")
 _STATE: Final = struct.Struct(">QQQ")
 _MARK: Final = struct.Struct(">QQ")
+_INDEX: Final = struct.Struct(">Q")
 _ENTRY_BYTES: Final = 13  # term, kind, length
 _KIND_MAX: Final = max(EntryKind)
 _COUNT_MAX: Final = (1 << 24) - 1
@@ -91,10 +92,11 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """The replica's group has these members, as of what it has applied."""
+    """The replica's group has these members since the entry at `index`, which it has applied."""
 
     replica: int
     conf_state: ConfState
+    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,7 @@ def content_bytes(record: Record) -> int:
     if isinstance(record, State):
         return _STATE.size
     if isinstance(record, Configuration):
-        return _conf_bytes(record.conf_state)
+        return _conf_bytes(record.conf_state) + _INDEX.size
     if isinstance(record, Compact):
         return _MARK.size
     if isinstance(record, Install):
@@ -197,7 +199,7 @@ def _small_pieces(record: State | Configuration | Compact | Install | Remove) ->
     if isinstance(record, State):
         return [_STATE.pack(*record.hard_state)]
     if isinstance(record, Configuration):
-        return [_encode_conf(record.conf_state)]
+        return [_encode_conf(record.conf_state) + _INDEX.pack(record.index)]
     if isinstance(record, Compact):
         return [_MARK.pack(record.index, record.term)]
     if isinstance(record, Install):
@@ -239,18 +241,23 @@ def decode_content(kind: Kind, replica: int, content: Buffer) -> Record:
         if kind is Kind.STATE:
             return State(replica, HardState(*_STATE.unpack(content)))
         if kind is Kind.CONFIGURATION:
-            return Configuration(replica, _decode_conf(content, 0))
+            conf_state, end = _decode_conf(content, 0)
+            return Configuration(replica, conf_state, _INDEX.unpack(content[end:])[0] if end < len(content) else 0)
         if kind is Kind.COMPACT:
             return Compact(replica, *_MARK.unpack(content))
         if kind is Kind.INSTALL:
             index, term = _MARK.unpack_from(content)
-            return Install(replica, index, term, _decode_conf(content, _MARK.size))
+            conf_state, end = _decode_conf(content, _MARK.size)
+            if end != len(content):
+                raise CorruptData(f"an INSTALL record of {len(content)} bytes ends at {end}")
+            return Install(replica, index, term, conf_state)
         return Remove(replica)
     except struct.error as exception:
         raise CorruptData(f"a {kind.name} record of replica {replica} is damaged: {exception}") from exception
 
 
-def _decode_conf(content: Buffer, at: int) -> ConfState:
+def _decode_conf(content: Buffer, at: int) -> tuple[ConfState, int]:
+    """The configuration that stands at `at`, and where it ends."""
     (auto_leave,) = struct.unpack_from(">B", content, at)
     at += 1
     lists: list[tuple[int, ...]] = []
@@ -258,10 +265,8 @@ def _decode_conf(content: Buffer, at: int) -> ConfState:
         (count,) = struct.unpack_from(">H", content, at)
         lists.append(struct.unpack_from(f">{count}Q", content, at + 2))
         at += 2 + 8 * count
-    if at != len(content):
-        raise CorruptData(f"a configuration record of {len(content)} bytes ends at {at}")
     voters, learners, outgoing, following = lists
-    return ConfState(voters, learners, outgoing, following, bool(auto_leave))
+    return ConfState(voters, learners, outgoing, following, bool(auto_leave)), at
 
 
 def _append_head(content: Buffer) -> tuple[int, int, int]:

@@ -104,6 +104,7 @@ class ReplicaLog:
         self.replica = replica
         self.hard_state = HardState()
         self.conf_state = ConfState()
+        self.configured = 0  # index of the entry, or the snapshot, that `conf_state` comes from
         self.snapshot_source: Callable[[], Snapshot] | None = None
         self._cache = cache
         self._reads = reads
@@ -195,7 +196,7 @@ class ReplicaLog:
         """What must be said again before the segments that say it may go."""
         records: list[Record] = [
             State(self.replica, self.hard_state),
-            Configuration(self.replica, self.conf_state),
+            Configuration(self.replica, self.conf_state, self.configured),
         ]
         if self._mark_index:
             records.append(Compact(self.replica, self._mark_index, self._mark_term))
@@ -207,14 +208,14 @@ class ReplicaLog:
         if isinstance(record, State):
             self.hard_state = record.hard_state
         elif isinstance(record, Configuration):
-            self.conf_state = record.conf_state
+            self.conf_state, self.configured = record.conf_state, record.index
         elif isinstance(record, Compact):
             self._compact(record.index, record.term)
         else:
             self.forget_entries()
             self._mark_index, self._mark_term = record.index, record.term
             self._last = record.index
-            self.conf_state = record.conf_state
+            self.conf_state, self.configured = record.conf_state, record.index
 
     def append(self, first: int, count: int, starts: list[tuple[int, int]], place: tuple[Position, int, int]) -> None:
         """A durable run of entries; `starts` says where terms begin in it, `place` its position, length and CRC."""

@@ -107,7 +107,7 @@ def _record(record: Record | Run) -> Fact:
     if isinstance(record, State):
         return {**fact, **record.hard_state._asdict()}
     if isinstance(record, Configuration):
-        return {**fact, "members": str(record.conf_state)}
+        return {**fact, "index": record.index, "members": str(record.conf_state)}
     if isinstance(record, Compact):
         return {**fact, "index": record.index, "term": record.term}
     if isinstance(record, Install):
