@@ -4,6 +4,7 @@
 * `split_by_partition`, `cut`: from a call's blocks to the contents of entries (`cutting`).
 * `DataGroup`: applies entries, validates proposals, answers reads, makes checkpoints (`group`) and pins
   their files for a copy (`copies`).
+* `fenced`, `export`, `pin_fenced`, `imports`, `stage` of a `DataGroup`: slots that move (`view`, `handoff`, `moves`).
 * `due_actions`, `DeleteProgress`: what drives deletes to their end (`deletes`).
 * `Result`, `NotReady`, `Retiring`, `StaleRequest`: outcomes, beside `Moved` and `StaleSchema` of room errors.
 """
@@ -20,16 +21,22 @@ from iotdb_cluster.data.entries import (
     DeleteIntent,
     DeleteRetire,
     DeleteUnit,
+    Discard,
+    Dissolve,
+    DropSlots,
     DropStorageGroup,
     EnsureSeries,
     Entry,
     Expire,
+    Fence,
     Header,
+    Import,
     IntentKind,
     Kind,
     ListPartition,
     OpenUnit,
     Own,
+    Ready,
     decode,
     decode_header,
     decode_insert,
@@ -37,8 +44,11 @@ from iotdb_cluster.data.entries import (
     encode_insert,
 )
 from iotdb_cluster.data.group import DataGroup, GroupOptions
+from iotdb_cluster.data.handoff import Export
+from iotdb_cluster.data.moves import Runs, runs_of, slots_in
 from iotdb_cluster.data.outcomes import DONE, NotReady, Result, Retiring, StaleRequest
-from iotdb_cluster.data.state import Listed, StorageGroupState, UnitState
+from iotdb_cluster.data.state import ImportState, Listed, StorageGroupState, UnitState
+from iotdb_cluster.data.view import Held
 
 __all__ = [
     "DONE",
@@ -54,13 +64,21 @@ __all__ = [
     "DeleteProgress",
     "DeleteRetire",
     "DeleteUnit",
+    "Discard",
+    "Dissolve",
+    "DropSlots",
     "DropStorageGroup",
     "EnsureSeries",
     "Entry",
     "Expire",
+    "Export",
+    "Fence",
     "GroupCopy",
     "GroupOptions",
     "Header",
+    "Held",
+    "Import",
+    "ImportState",
     "Intent",
     "IntentKind",
     "Kind",
@@ -70,8 +88,10 @@ __all__ = [
     "OpenUnit",
     "Own",
     "Piece",
+    "Ready",
     "Result",
     "Retiring",
+    "Runs",
     "StaleRequest",
     "StorageGroupState",
     "UnitState",
@@ -86,6 +106,8 @@ __all__ = [
     "encode_insert",
     "merged_digests",
     "newest_index",
+    "runs_of",
+    "slots_in",
     "split_by_partition",
     "times_of",
     "tree_of",

@@ -2,6 +2,7 @@
 
     state-<index>.ckpt                    the newest one counts; made under another name, synced, then renamed
     schema-<storage group>-<index>.ckpt   made where the schema changed since the last checkpoint, named by the state
+    import-<move>-<index>.ckpt            the same of what was imported for a move of slots
 
 Each is: magic `DATAGRP` (7 bytes), u8 version (1), u32 CRC32C of the content, u64 its length, then the content; all
 big-endian. The state is a `packing` message whose head names the schema files.
@@ -16,13 +17,14 @@ from typing import Any
 
 import crc32c
 
+from iotdb_cluster.data.state import ImportState
 from iotdb_cluster.errors import CorruptData
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.schema import TreeSnapshot
 from iotdb_cluster.storage import FlushJob
 from iotdb_cluster.world import FileSystem
 
-__all__ = ["Checkpoint", "SchemaBlob", "load_newest", "newest_files", "newest_index", "write_checkpoint"]
+__all__ = ["Checkpoint", "ImportBlob", "SchemaBlob", "load_newest", "newest_files", "newest_index", "write_checkpoint"]
 
 _HEAD = struct.Struct(">7sBIQ")
 _MAGIC, _VERSION = b"DATAGRP", 1
@@ -43,13 +45,28 @@ class SchemaBlob:
 
 
 @dataclass(frozen=True, slots=True)
+class ImportBlob:
+    """What was imported for a move, as of log index `index`; `parts` is None where that file exists already."""
+
+    move: int
+    index: int
+    parts: ImportState | None
+
+    @property
+    def name(self) -> str:
+        return f"import-{self.move}-{self.index:020d}.ckpt"
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A frozen state at log position (index, term), the schema blobs it names, and the flush jobs that come first."""
+    """A frozen state at log position (index, term), the schemas and imports it names, and the flush jobs that come
+    first."""
 
     index: int
     term: int
     state: dict[str, Any]
     schemas: tuple[SchemaBlob, ...]
+    imports: tuple[ImportBlob, ...]
     jobs: Sequence[FlushJob]
 
     def step(self) -> bool:
@@ -102,14 +119,17 @@ def write_checkpoint(files: FileSystem, directory: str, checkpoint: Checkpoint) 
     for blob in checkpoint.schemas:
         if blob.tree is not None:
             _write(files, f"{directory}/{blob.name}", blob.tree.encode())
+    for one in checkpoint.imports:
+        if one.parts is not None:
+            _write(files, f"{directory}/{one.name}", one.parts.dump())
     head = {**checkpoint.state, "schemas": [[blob.storage_group, blob.index] for blob in checkpoint.schemas]}
     files.sync_directory(directory)
     name = f"state-{checkpoint.index:020d}.ckpt"
     _write(files, f"{directory}/{name}", pack(head))
     files.sync_directory(directory)
-    keep = {name, *(blob.name for blob in checkpoint.schemas)}
+    keep = {name, *(blob.name for blob in checkpoint.schemas), *(one.name for one in checkpoint.imports)}
     for other in files.list(directory):
-        if other.startswith(("state-", "schema-")) and other not in keep:
+        if other.startswith(("state-", "schema-", "import-")) and other not in keep:
             files.remove(f"{directory}/{other}")
 
 
@@ -125,15 +145,22 @@ def newest_files(files: FileSystem, directory: str) -> tuple[int, int, list[tupl
     try:
         state, _ = unpack(_read(files, f"{directory}/{name}"))
         index, term = state["position"]
-        named = [SchemaBlob(storage_group, at, None).name for storage_group, at in state["schemas"]]
-        found = [(one, _seal(_read(files, f"{directory}/{one}"))) for one in (name, *named)]
+        named = _named(state)
+        found = [(one, _seal(_read(files, f"{directory}/{one}"))) for one in (name, *named[0], *named[1])]
     except (ValueError, KeyError, TypeError, RecursionError, FileNotFoundError) as error:
         raise CorruptData(f"{directory}/{name}: not a checkpoint: {error!r}") from None
     return int(index), int(term), found
 
 
-def load_newest(files: FileSystem, directory: str) -> tuple[dict[str, Any], list[bytes]] | None:
-    """(state, the schema blobs in the state's order) of the newest checkpoint, None where there is none.
+def _named(state: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Names of the files of schemas, and of imports, that belong to a state."""
+    schemas = [SchemaBlob(storage_group, at, None).name for storage_group, at in state["schemas"]]
+    imports = [ImportBlob(move, changed, None).name for move, changed, *_ in state.get("imports", ())]
+    return schemas, imports
+
+
+def load_newest(files: FileSystem, directory: str) -> tuple[dict[str, Any], list[bytes], list[bytes]] | None:
+    """(state, the schemas and the imports in the state's order) of the newest checkpoint, None where there is none.
 
     CorruptData, naming the file, where the newest one cannot be read: an older one would not reach the log's beginning.
     """
@@ -144,10 +171,9 @@ def load_newest(files: FileSystem, directory: str) -> tuple[dict[str, Any], list
     raw = _read(files, path)
     try:
         state, _ = unpack(raw)
-        named = [SchemaBlob(storage_group, index, None) for storage_group, index in state["schemas"]]
-        blobs = [_read(files, f"{directory}/{blob.name}") for blob in named]
+        schemas, imports = ([_read(files, f"{directory}/{name}") for name in names] for names in _named(state))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptData(f"{path}: not a state: {error}") from None
     except FileNotFoundError as error:
-        raise CorruptData(f"{path}: the schema that it names is missing: {error}") from None
-    return state, blobs
+        raise CorruptData(f"{path}: a file that it names is missing: {error}") from None
+    return state, schemas, imports

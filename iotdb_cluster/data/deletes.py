@@ -99,6 +99,8 @@ def due_actions(group: DataGroup, progress: DeleteProgress) -> Iterator[DeleteAc
         if not intents:
             continue
         schema = group.schema_header(storage_group)
+        if group.is_fenced(schema.slot):  # whoever has the slot then goes on
+            continue
         waiting: set[int] = set()
         for intent in intents:
             missing = progress.missing(storage_group, intent)

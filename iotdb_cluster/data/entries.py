@@ -11,7 +11,7 @@ DELETE_INTENT and EXPIRE need one; the others are harmless when they come twice 
 lowest one under which any series of the entry was resolved.
 
 The body of an INSERT is binary (`blocks.py`), that of every other kind is a JSON head made by `packing.pack`, of one of
-the dataclasses below.
+the dataclasses below; those of slots that move are in `moves.py`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from iotdb_cluster.columns import Block, Compressor, DataType, Encoding
 from iotdb_cluster.data.blocks import decode_blocks, encode_blocks
-from iotdb_cluster.errors import CallerError, CorruptData
+from iotdb_cluster.data.fields import count, field_of, items, path_of, text, texts, time, within
+from iotdb_cluster.data.kinds import Kind
+from iotdb_cluster.data.moves import Discard, Dissolve, DropSlots, Fence, Import, Own, Ready
+from iotdb_cluster.errors import CorruptData
 from iotdb_cluster.limits import INT64_MAX, INT64_MIN, SLOTS
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.requests import NO_REQUEST, RequestId
-from iotdb_cluster.schema import Alter, PathPattern, SeriesSpec, split_path
+from iotdb_cluster.schema import Alter, PathPattern, SeriesSpec
 
 __all__ = [
     "HEADER_BYTES",
@@ -40,16 +43,22 @@ __all__ = [
     "DeleteIntent",
     "DeleteRetire",
     "DeleteUnit",
+    "Discard",
+    "Dissolve",
+    "DropSlots",
     "DropStorageGroup",
     "EnsureSeries",
     "Entry",
     "Expire",
+    "Fence",
     "Header",
+    "Import",
     "IntentKind",
     "Kind",
     "ListPartition",
     "OpenUnit",
     "Own",
+    "Ready",
     "SeriesSpec",
     "decode",
     "decode_body",
@@ -62,23 +71,6 @@ __all__ = [
 VERSION = 1
 _HEADER = struct.Struct(">BBHIIQQQIQq")
 HEADER_BYTES = _HEADER.size
-
-
-class Kind(IntEnum):
-    """What an entry does. The numbers are in every log: never reuse one."""
-
-    INSERT = 1
-    ENSURE_SERIES = 2
-    CREATE_SERIES = 3
-    ALTER_SERIES = 4
-    LIST_PARTITION = 5
-    OPEN_UNIT = 6
-    DELETE_INTENT = 7
-    DELETE_UNIT = 8
-    DELETE_RETIRE = 9
-    OWN = 10
-    DROP_STORAGE_GROUP = 11
-    EXPIRE = 12
 
 
 class Header(NamedTuple):
@@ -111,7 +103,7 @@ class EnsureSeries:
 
     @classmethod
     def from_json(cls, value: Any) -> EnsureSeries:
-        return cls(_path(_field(value, "path")), tuple(map(_spec, _items(_field(value, "series")))))
+        return cls(path_of(field_of(value, "path")), tuple(map(_spec, items(field_of(value, "series")))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +119,7 @@ class CreateSeries:
 
     @classmethod
     def from_json(cls, value: Any) -> CreateSeries:
-        return cls(_path(_field(value, "path")), tuple(map(_spec, _items(_field(value, "series")))))
+        return cls(path_of(field_of(value, "path")), tuple(map(_spec, items(field_of(value, "series")))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,19 +135,19 @@ class AlterSeries:
 
     @classmethod
     def from_json(cls, value: Any) -> AlterSeries:
-        change = _field(value, "change")
-        alias = _field(change, "alias")
+        change = field_of(value, "change")
+        alias = field_of(change, "alias")
         parsed = Alter(
-            _text(_field(change, "action")),
-            tuple(map(_text, _items(_field(change, "keys")))),
-            _texts(_field(change, "values")),
-            _texts(_field(change, "tags")),
-            _texts(_field(change, "attributes")),
-            None if alias is None else _text(alias),
+            text(field_of(change, "action")),
+            tuple(map(text, items(field_of(change, "keys")))),
+            texts(field_of(change, "values")),
+            texts(field_of(change, "tags")),
+            texts(field_of(change, "attributes")),
+            None if alias is None else text(alias),
         )
         if parsed.action == "rename" and len(parsed.keys) != 2:
             raise CorruptData("an entry renames a tag without naming both keys")
-        return cls(_text(_field(value, "path")), parsed)
+        return cls(text(field_of(value, "path")), parsed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +165,7 @@ class ListPartition:
 
     @classmethod
     def from_json(cls, value: Any) -> ListPartition:
-        return cls(_within(_field(value, "slot"), 0, SLOTS - 1))
+        return cls(within(field_of(value, "slot"), 0, SLOTS - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +181,7 @@ class OpenUnit:
 
     @classmethod
     def from_json(cls, value: Any) -> OpenUnit:
-        return cls(_count(_field(value, "floor")), _count(_field(value, "last_intent")))
+        return cls(count(field_of(value, "floor")), count(field_of(value, "last_intent")))
 
 
 class IntentKind(IntEnum):
@@ -224,11 +216,11 @@ class DeleteIntent:
             intent, patterns, low, high, first, last = value
             known = IntentKind(intent)
             parsed = []
-            for nodes, below, prefix_stars in _items(patterns):
-                parsed.append(PathPattern(tuple(map(_text, _items(nodes))), bool(below), bool(prefix_stars)))
+            for nodes, below, prefix_stars in items(patterns):
+                parsed.append(PathPattern(tuple(map(text, items(nodes))), bool(below), bool(prefix_stars)))
         except (TypeError, ValueError) as error:
             raise CorruptData(f"a delete in an entry cannot be read: {error}") from None
-        return cls(known, tuple(parsed), _time(low), _time(high), _time(first), _time(last))
+        return cls(known, tuple(parsed), time(low), time(high), time(first), time(last))
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +246,7 @@ class DeleteUnit:
             number, previous, delete, opening = value
         except (TypeError, ValueError) as error:
             raise CorruptData(f"a unit's delete in an entry cannot be read: {error}") from None
-        return cls(_count(number), _count(previous), DeleteIntent.from_json(delete), OpenUnit.from_json(opening))
+        return cls(count(number), count(previous), DeleteIntent.from_json(delete), OpenUnit.from_json(opening))
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,33 +261,7 @@ class DeleteRetire:
 
     @classmethod
     def from_json(cls, value: Any) -> DeleteRetire:
-        return cls(_count(_field(value, "number")))
-
-
-@dataclass(frozen=True, slots=True)
-class Own:
-    """Meta decided that this group owns these slots, each under its epoch; `meta_index` is the decision's.
-
-    `slots` holds (first slot, last slot, epoch), both ends included.
-    """
-
-    kind: ClassVar[Kind] = Kind.OWN
-    slots: tuple[tuple[int, int, int], ...]
-    meta_index: int
-
-    def to_json(self) -> Any:
-        return [[list(run) for run in self.slots], self.meta_index]
-
-    @classmethod
-    def from_json(cls, value: Any) -> Own:
-        try:
-            runs, meta_index = value
-            slots = []
-            for first, last, epoch in _items(runs):
-                slots.append((_within(first, 0, SLOTS - 1), _within(last, 0, SLOTS - 1), _within(epoch, 1, 2**32 - 1)))
-        except (TypeError, ValueError) as error:
-            raise CorruptData(f"a decision about slots cannot be read: {error}") from None
-        return cls(tuple(slots), _count(meta_index))
+        return cls(count(field_of(value, "number")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +276,7 @@ class DropStorageGroup:
 
     @classmethod
     def from_json(cls, value: Any) -> DropStorageGroup:
-        return cls(_count(_field(value, "meta_index")))
+        return cls(count(field_of(value, "meta_index")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +291,7 @@ class Expire:
 
     @classmethod
     def from_json(cls, value: Any) -> Expire:
-        return cls(_time(_field(value, "before")))
+        return cls(time(field_of(value, "before")))
 
 
 Body: TypeAlias = (
@@ -337,9 +303,15 @@ Body: TypeAlias = (
     | DeleteIntent
     | DeleteUnit
     | DeleteRetire
-    | Own
     | DropStorageGroup
     | Expire
+    | Own
+    | Fence
+    | Import
+    | Ready
+    | DropSlots
+    | Discard
+    | Dissolve
 )
 _BODIES: dict[Kind, Callable[[Any], Body]] = {
     Kind.ENSURE_SERIES: EnsureSeries.from_json,
@@ -350,16 +322,21 @@ _BODIES: dict[Kind, Callable[[Any], Body]] = {
     Kind.DELETE_INTENT: DeleteIntent.from_json,
     Kind.DELETE_UNIT: DeleteUnit.from_json,
     Kind.DELETE_RETIRE: DeleteRetire.from_json,
-    Kind.OWN: Own.from_json,
     Kind.DROP_STORAGE_GROUP: DropStorageGroup.from_json,
     Kind.EXPIRE: Expire.from_json,
+    Kind.OWN: Own.from_json,
+    Kind.FENCE: Fence.from_json,
+    Kind.READY: Ready.from_json,
+    Kind.DROP_SLOTS: DropSlots.from_json,
+    Kind.DISCARD: Discard.from_json,
+    Kind.DISSOLVE: Dissolve.from_json,
 }
 
 
 def _spec(value: Any) -> SeriesSpec:
     try:
         path, kind, encoding, compressor, *rest = value
-        plain = SeriesSpec(_text(path), DataType(kind), Encoding(encoding), Compressor(compressor))
+        plain = SeriesSpec(text(path), DataType(kind), Encoding(encoding), Compressor(compressor))
         if not rest:
             return plain
         alias, tags, attributes, properties = rest
@@ -368,68 +345,13 @@ def _spec(value: Any) -> SeriesSpec:
             plain.type,
             plain.encoding,
             plain.compressor,
-            None if alias is None else _text(alias),
-            _texts(tags),
-            _texts(attributes),
-            _texts(properties),
+            None if alias is None else text(alias),
+            texts(tags),
+            texts(attributes),
+            texts(properties),
         )
     except (TypeError, ValueError) as error:
         raise CorruptData(f"a series in an entry cannot be read: {error}") from None
-
-
-def _field(value: Any, name: str) -> Any:
-    if not isinstance(value, dict) or name not in value:
-        raise CorruptData(f"an entry's body lacks {name}")
-    return value[name]
-
-
-def _items(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise CorruptData(f"an entry's body holds {value!r} where a list belongs")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not (value.isascii() or _is_utf8(value)):
-        raise CorruptData(f"an entry's body holds {value!r} where a text belongs")
-    return value
-
-
-def _path(value: Any) -> str:
-    try:
-        split_path(_text(value))
-    except CallerError as error:
-        raise CorruptData(f"an entry's body holds {value!r} where a path belongs: {error.message}") from None
-    return str(value)
-
-
-def _is_utf8(text: str) -> bool:
-    """Whether a text out of JSON, which may hold half a character, can be written again."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _texts(value: Any) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise CorruptData(f"an entry's body holds {value!r} where texts by key belong")
-    return {_text(key): _text(text) for key, text in value.items()}
-
-
-def _within(value: Any, low: int, high: int) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise CorruptData(f"an entry's body holds {value!r} where a number from {low} to {high} belongs")
-    return value
-
-
-def _count(value: Any) -> int:
-    return _within(value, 0, INT64_MAX)
-
-
-def _time(value: Any) -> int:
-    return _within(value, INT64_MIN, INT64_MAX)
 
 
 # --- bytes ------------------------------------------------------------------------------------------------------------
@@ -460,15 +382,15 @@ def encode_insert(header: Header, blocks: Sequence[Block]) -> bytes:
 
 def encode(header: Header, body: Body) -> bytes:
     """An entry of any kind but INSERT."""
-    return _head(body.kind, header) + pack(body.to_json())
+    return _head(body.kind, header) + pack(body.to_json(), (body.data,) if isinstance(body, Import) else ())
 
 
 def decode_header(payload: bytes) -> tuple[Kind, Header]:
     """The kind and the header; CorruptData where the entry is too short, or newer than this program."""
     if len(payload) < HEADER_BYTES:
         raise CorruptData(f"a data entry of {len(payload)} bytes is shorter than its header")
-    fields = _HEADER.unpack_from(payload)
-    version, kind, slot, node, start, sequence, low, storage_group, slot_epoch, schema_epoch, partition = fields
+    head = _HEADER.unpack_from(payload)
+    version, kind, slot, node, start, sequence, low, storage_group, slot_epoch, schema_epoch, partition = head
     if version != VERSION:
         raise CorruptData(f"a data entry has version {version}, this program knows {VERSION}")
     known = _KINDS.get(kind)
@@ -492,10 +414,10 @@ def decode_insert(payload: bytes, strict: bool = False) -> list[Block]:
 def decode_body(kind: Kind, payload: bytes) -> Body:
     """The body of any kind but INSERT; CorruptData where it cannot be read."""
     try:
-        value, _ = unpack(memoryview(payload)[HEADER_BYTES:])
+        value, buffers = unpack(memoryview(payload)[HEADER_BYTES:])
     except (ValueError, RecursionError) as error:
         raise CorruptData(f"the body of a data entry of kind {kind.name} is no JSON: {error}") from None
-    return _BODIES[kind](value)
+    return Import.from_json(value, buffers) if kind is Kind.IMPORT else _BODIES[kind](value)
 
 
 def decode(payload: bytes, strict: bool = False) -> Entry:

@@ -6,13 +6,19 @@ on a worker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from iotdb_cluster.data.checkpoints import Checkpoint, SchemaBlob, load_newest, newest_files, write_checkpoint
+from iotdb_cluster.data.checkpoints import (
+    Checkpoint,
+    ImportBlob,
+    SchemaBlob,
+    load_newest,
+    newest_files,
+    write_checkpoint,
+)
 from iotdb_cluster.data.copies import GroupCopy, copy_of
-from iotdb_cluster.data.deletes import Intent
 from iotdb_cluster.data.digests import digester
 from iotdb_cluster.data.entries import (
     AlterSeries,
@@ -21,19 +27,26 @@ from iotdb_cluster.data.entries import (
     DeleteIntent,
     DeleteRetire,
     DeleteUnit,
+    Discard,
+    Dissolve,
+    DropSlots,
     DropStorageGroup,
     EnsureSeries,
     Expire,
+    Fence,
     Header,
+    Import,
     IntentKind,
     Kind,
     ListPartition,
     OpenUnit,
     Own,
+    Ready,
     decode_body,
     decode_header,
     decode_insert,
 )
+from iotdb_cluster.data.handoff import Handoff, moves_directory
 from iotdb_cluster.data.outcomes import DONE, NotReady, Result, StaleRequest
 from iotdb_cluster.data.schema_slot import (
     add_intent,
@@ -46,18 +59,20 @@ from iotdb_cluster.data.schema_slot import (
     repeated_intent,
     retire,
 )
-from iotdb_cluster.data.state import GroupState, SlotState, StorageGroupState, UnitState
-from iotdb_cluster.errors import CallerError, CorruptData, StaleSchema, Status, SystemFault, check
+from iotdb_cluster.data.state import GroupState, StorageGroupState, UnitState
+from iotdb_cluster.data.view import GroupView, check_floor
+from iotdb_cluster.errors import CallerError, CorruptData, Status, SystemFault, check
 from iotdb_cluster.limits import ENTRY_BYTES_MAX, INT64_MIN
 from iotdb_cluster.packing import pack, unpack
-from iotdb_cluster.requests import NO_REQUEST, Admission, refusal
-from iotdb_cluster.schema import PathPattern, SchemaTree, Series, split_path
-from iotdb_cluster.storage import Store, StoreOptions, UnitId, UnitReader
+from iotdb_cluster.requests import Admission, refusal
+from iotdb_cluster.schema import SchemaTree, split_path
+from iotdb_cluster.storage import Store, StoreOptions, UnitId
 from iotdb_cluster.world import FileSystem
 
 __all__ = ["DataGroup", "GroupOptions"]
 
 _BEFORE_ALL = (0, 0)  # no entry stands there
+_MOVING = (Kind.OWN, Kind.FENCE, Kind.IMPORT, Kind.READY, Kind.DROP_SLOTS, Kind.DISCARD, Kind.DISSOLVE)
 _NEEDS_REQUEST = frozenset(
     {
         Kind.INSERT,
@@ -77,7 +92,7 @@ class GroupOptions:
     store: StoreOptions = field(default_factory=StoreOptions)
 
 
-class DataGroup:
+class DataGroup(GroupView):
     """One replica of a data group. Make one with `open`.
 
     `applied` is the log index of the last applied entry. After a restart it is that of the newest checkpoint: the log
@@ -88,15 +103,14 @@ class DataGroup:
     def __init__(
         self, number: int, files: FileSystem, directory: str, store: Store, state: GroupState, index: int, term: int
     ) -> None:
-        self.number = number
-        self.store = store
+        super().__init__(number, store, state, Handoff(files, moves_directory(directory), store))
         self.applied = index
         self.applied_term = term
         self._files = files
         self._directory = directory
-        self._state = state
         self._published = index
         self._schema_files: dict[int, int] = {}  # storage group -> index of its blob in the newest checkpoint
+        self._import_files: dict[int, int] = {}  # move -> the same
         self._handlers: dict[Kind, Callable[[int, Header, Any, bool], Any]] = {
             Kind.ENSURE_SERIES: self._ensure,
             Kind.CREATE_SERIES: self._create,
@@ -106,9 +120,9 @@ class DataGroup:
             Kind.DELETE_INTENT: self._delete_intent,
             Kind.DELETE_UNIT: self._delete_unit,
             Kind.DELETE_RETIRE: self._delete_retire,
-            Kind.OWN: self._own,
             Kind.DROP_STORAGE_GROUP: self._drop_storage_group,
             Kind.EXPIRE: self._expire,
+            **dict.fromkeys(_MOVING, self._move),
         }
 
     @classmethod
@@ -129,14 +143,15 @@ class DataGroup:
         if found is None:
             state, index, term = GroupState(), 0, 0
         else:
-            head, blobs = found
-            state = GroupState.from_json(head, [SchemaTree.load(blob) for blob in blobs])
+            head, schemas, imports = found
+            state = GroupState.from_json(head, [SchemaTree.load(blob) for blob in schemas], imports)
             index, term = head["position"]
         for key in sorted(state.units):
             store.open_unit(UnitId(*key), _BEFORE_ALL)
         group = cls(number, files, directory, store, state, index, term)
         if found is not None:
             group._schema_files = dict(head["schemas"])
+            group._import_files = {move: one.changed for move, one in state.imports.items()}
         return group
 
     # --- applying -----------------------------------------------------------------------------------------------------
@@ -190,7 +205,7 @@ class DataGroup:
 
     def _insert(self, index: int, header: Header, payload: bytes) -> None:
         unit = self._state.unit_of(header)
-        _check_floor(unit, header)
+        check_floor(unit, header)
         try:
             blocks = decode_insert(payload)
         except CorruptData as error:
@@ -266,29 +281,30 @@ class DataGroup:
         del repeat
         return retire(self._schema(header), body, index)
 
-    def _own(self, index: int, header: Header, body: Own, repeat: bool) -> Any:
-        """{"slots": how many have a new epoch here}; what is older than known is ignored."""
-        del index, header, repeat
-        taken = 0
-        for first, last, epoch in body.slots:
-            decided = SlotState(epoch, body.meta_index)
-            for slot in range(first, last + 1):
-                known = self._state.slots.get(slot)
-                if known is None or (epoch > known.epoch and body.meta_index >= known.meta_index):
-                    self._state.slots[slot] = decided
-                    taken += 1
-        return {"slots": taken}
-
     def _drop_storage_group(self, index: int, header: Header, body: DropStorageGroup, repeat: bool) -> Any:
         del repeat
-        number = header.storage_group
-        if number in self._state.dropped:
-            return "done"
-        self._state.dropped[number] = body.meta_index
-        self._state.storage_groups.pop(number, None)
-        for key in [key for key in sorted(self._state.units) if key[0] == number]:
-            epoch = self._state.slots[self._state.units.pop(key).slot].epoch
-            self.store.drop_unit(UnitId(*key), (epoch, index))
+        self._handoff.drop_storage_group(self._state, index, header.storage_group, body.meta_index)
+        return "done"
+
+    def _move(self, index: int, header: Header, body: Body, repeat: bool) -> Any:
+        """An entry about slots that move."""
+        del header, repeat
+        handoff, state = self._handoff, self._state
+        match body:
+            case Own():
+                return handoff.own(state, index, body)
+            case Fence():
+                handoff.fence(state, body)
+            case Import():
+                handoff.take_part(state, index, body)
+            case Ready():
+                handoff.ready(state, body)
+            case DropSlots():
+                return handoff.drop(state, index, body)
+            case Discard():
+                handoff.discard(state, body)
+            case Dissolve():
+                handoff.dissolve(state, body)
         return "done"
 
     def _expire(self, index: int, header: Header, body: Expire, repeat: bool) -> Any:
@@ -296,9 +312,9 @@ class DataGroup:
         if repeat or body.before == INT64_MIN:
             return "done"
         for (storage_group, partition), unit in sorted(self._state.units.items()):
-            if storage_group == header.storage_group:
-                epoch = self._state.slots[unit.slot].epoch
-                self.store.expire(UnitId(storage_group, partition), epoch, index, body.before)
+            slot = self._state.slots[unit.slot]
+            if storage_group == header.storage_group and not slot.fence:  # else whoever owns it then expires it
+                self.store.expire(UnitId(storage_group, partition), slot.epoch, index, body.before)
         return "done"
 
     # --- before a proposal --------------------------------------------------------------------------------------------
@@ -326,7 +342,7 @@ class DataGroup:
         elif kind in _NEEDS_REQUEST:
             raise _bad(f"an entry of kind {kind.name} has no request id")
         if kind is Kind.INSERT:
-            _check_floor(self._state.unit_of(header), header)
+            check_floor(self._state.unit_of(header), header)
             try:
                 decode_insert(payload, strict=True)
             except CorruptData as error:
@@ -336,7 +352,7 @@ class DataGroup:
 
     def _validate_body(self, header: Header, body: Body) -> None:
         state = self._state
-        if isinstance(body, Own | DropStorageGroup):
+        if self._validate_move(body) or isinstance(body, DropStorageGroup):
             return
         state.check_exists(header.storage_group)
         if isinstance(body, Expire):
@@ -359,105 +375,27 @@ class DataGroup:
         elif isinstance(body, DeleteIntent):
             check_intent(known, header.storage_group, body)
 
-    # --- what the group knows -----------------------------------------------------------------------------------------
-
-    def slot_epoch(self, slot: int) -> int:
-        """The epoch under which this group owns the slot, 0 where it does not."""
-        known = self._state.slots.get(slot)
-        return 0 if known is None else known.epoch
-
-    def slots(self) -> dict[int, int]:
-        """Every slot that this group owns, with its epoch."""
-        return {slot: known.epoch for slot, known in sorted(self._state.slots.items())}
-
-    def is_dropped(self, storage_group: int) -> bool:
-        return storage_group in self._state.dropped
-
-    def units(self) -> dict[tuple[int, int], UnitState]:
-        """The open units by (storage-group id, partition); not to be changed."""
-        return self._state.units
-
-    def storage_groups(self) -> list[int]:
-        """The ids of the storage groups whose schema slot is here, ascending."""
-        return sorted(self._state.storage_groups)
-
-    def intents(self, storage_group: int) -> list[Intent]:
-        """The open deletes of a storage group whose schema slot is here, oldest first; not to be changed."""
-        known = self._state.storage_groups.get(storage_group)
-        return [] if known is None else list(known.intents.values())
-
-    def is_retired(self, storage_group: int, number: int) -> bool:
-        """Whether delete `number` has come to its end here; CallerError 322 where the storage group was dropped."""
-        self._state.check_exists(storage_group)
-        known = self._state.storage_groups.get(storage_group)
-        return known is not None and number <= known.last_intent and number not in known.intents
-
-    def schema_header(self, storage_group: int) -> Header:
-        """A header, without request id, for an entry to the storage group's schema slot here."""
-        slot = self._state.storage_groups[storage_group].slot
-        return Header(NO_REQUEST, storage_group, slot, self.slot_epoch(slot))
-
-    def listed(self, storage_group: int, partition: int) -> tuple[int, OpenUnit]:
-        """(slot, what opens the unit) of a partition in the directory."""
-        one = self._state.storage_groups[storage_group].directory[partition]
-        return one.slot, OpenUnit(one.floor, one.last_intent)
-
-    # --- reads --------------------------------------------------------------------------------------------------------
-
-    def reader(self, storage_group: int, partition: int, slot: int, slot_epoch: int, schema_epoch: int) -> UnitReader:
-        """A reader that pins the unit as of `applied`; close it.
-
-        Raises Moved, StaleSchema (plan again), CallerError 322, or NotReady; one with `unit_closed` says that the unit
-        holds no points yet, which at an index that a read barrier gave is an answer.
-        """
-        header = Header(NO_REQUEST, storage_group, slot, slot_epoch, schema_epoch, partition)
-        _check_floor(self._state.unit_of(header), header)
-        return self.store.reader(UnitId(storage_group, partition))
-
-    def schema(self, storage_group: int, slot: int, slot_epoch: int) -> StorageGroupState | None:
-        """The schema slot's state for reading: `tree`, `epoch`, `directory`. None: nothing was ever created in it.
-
-        Raises Moved, NotReady, or CallerError 322.
-        """
-        self._state.check_exists(storage_group)
-        self._state.check_slot(slot, slot_epoch)
-        known = self._state.storage_groups.get(storage_group)
-        if known is not None:
-            self._state.check_same_slot(slot, known.slot)
-        return known
-
-    def resolve(
-        self, storage_group: int, slot: int, slot_epoch: int, devices: Mapping[str, Sequence[str]]
-    ) -> tuple[int, dict[str, list[Series | None]]]:
-        """(schema epoch, for each device the series of these measurements or aliases, None where there is none).
-
-        What a coordinator may remember and write under that epoch; a write names `Series.measurement`, never an alias.
-        Raises as `schema`, and Retiring where one of the series is being deleted: under the new epoch nobody may learn
-        the old one's type.
-        """
-        known = self.schema(storage_group, slot, slot_epoch)
-        if known is None:
-            return 0, {device: [None] * len(names) for device, names in devices.items()}
-        found = {device: known.tree.resolve(device, names) for device, names in devices.items()}
-        if known.retiring:
-            for series in (one for several in found.values() for one in several if one is not None):
-                known.check_not_retiring(split_path(series.path))
-        return known.epoch, found
-
-    def match(
-        self, storage_group: int, slot: int, slot_epoch: int, pattern: PathPattern, limit: int | None = None
-    ) -> tuple[int, list[Series]]:
-        """(schema epoch, the series that match, by path): for reads, so series that are being deleted stand there too.
-
-        Raises as `schema`.
-        """
-        known = self.schema(storage_group, slot, slot_epoch)
-        return (0, []) if known is None else (known.epoch, known.tree.match(pattern, limit=limit))
-
-    def partitions(self, storage_group: int, slot: int, slot_epoch: int) -> list[int]:
-        """The listed time partitions, ascending; raises as `schema`."""
-        known = self.schema(storage_group, slot, slot_epoch)
-        return [] if known is None else sorted(known.directory)
+    def _validate_move(self, body: Body) -> bool:
+        """False where it is no entry about slots that move."""
+        handoff, state = self._handoff, self._state
+        match body:
+            case Own():
+                handoff.check_own(state, body)
+            case Fence():
+                handoff.check_fence(state, body)
+            case Import():
+                handoff.check_import(state, body)
+            case Ready():
+                handoff.check_ready(state, body)
+            case DropSlots():
+                handoff.check_drop(state, body)
+            case Dissolve():
+                handoff.check_dissolve(state, body)
+            case Discard():
+                pass
+            case _:
+                return False
+        return True
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -473,8 +411,13 @@ class DataGroup:
             saved = self._schema_files.get(number, -1)
             fresh = saved >= 0 and one.changed <= saved
             schemas.append(SchemaBlob(number, saved if fresh else self.applied, None if fresh else one.tree.snapshot()))
+        imports = []
+        for move, arriving in sorted(self._state.imports.items()):
+            fresh = self._import_files.get(move) == arriving.changed
+            parts = None if fresh else replace(arriving, found=dict(arriving.found))
+            imports.append(ImportBlob(move, arriving.changed, parts))
         state = {**self._state.to_json(), "position": [self.applied, self.applied_term]}
-        return Checkpoint(self.applied, self.applied_term, state, tuple(schemas), self.store.seal())
+        return Checkpoint(self.applied, self.applied_term, state, tuple(schemas), tuple(imports), self.store.seal())
 
     def publisher(self, checkpoint: Checkpoint) -> Callable[[], None]:
         """What a worker runs to make the checkpoint the newest one (SystemFault where the disk fails).
@@ -501,6 +444,7 @@ class DataGroup:
             except OSError as error:
                 raise SystemFault(f"group {self.number}: checkpoint {checkpoint.index} failed: {error}") from error
             self._schema_files = {blob.storage_group: blob.index for blob in checkpoint.schemas}
+            self._import_files = {one.move: one.index for one in checkpoint.imports}
             self._published = checkpoint.index
 
         return publish
@@ -542,7 +486,8 @@ class DataGroup:
     def dump_state(self) -> bytes:
         """The whole state at `applied` but for the points: self-contained, equal on equal replicas."""
         state = {**self._state.to_json(), "position": [self.applied, self.applied_term]}
-        return pack(state, [one.tree.dump() for _, one in sorted(self._state.storage_groups.items())])
+        trees = [one.tree.dump() for _, one in sorted(self._state.storage_groups.items())]
+        return pack(state, trees + [one.dump() for _, one in sorted(self._state.imports.items())])
 
     def load_state(self, data: bytes) -> None:
         """Take over what `dump_state` of another replica gave; units are opened, their points are the store's affair.
@@ -552,15 +497,17 @@ class DataGroup:
         try:
             head, blobs = unpack(data)
             index, term = head["position"]
+            schemas = len(head["storage_groups"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CorruptData(f"a group's state cannot be read: {error!r}") from None
-        state = GroupState.from_json(head, [SchemaTree.load(bytes(blob)) for blob in blobs])
+        trees = [SchemaTree.load(bytes(blob)) for blob in blobs[:schemas]]
+        state = GroupState.from_json(head, trees, blobs[schemas:])
         for key in sorted(self._state.units.keys() - state.units.keys()):
             self.store.drop_unit(UnitId(*key))
         for key in sorted(state.units.keys() - self._state.units.keys()):
             self.store.open_unit(UnitId(*key), _BEFORE_ALL)
         self._state = state
-        self._schema_files = {}
+        self._schema_files, self._import_files = {}, {}
         self.applied, self.applied_term = index, term
 
     def digest(self) -> str:
@@ -574,14 +521,6 @@ class DataGroup:
     def digester(self) -> tuple[Callable[[], str], Callable[[], None]]:
         """What a worker runs for `digest`, of the content as it is now; and what lets it go, on the loop."""
         return digester(self.store, self.dump_state(), sorted(self._state.units))
-
-
-def _check_floor(unit: UnitState, header: Header) -> None:
-    if header.schema_epoch < unit.floor:
-        raise StaleSchema(
-            f"the series were resolved under schema epoch {header.schema_epoch}; partition {header.partition} of"
-            f" storage group {header.storage_group} has {unit.floor}"
-        )
 
 
 def _check_same_path(known: StorageGroupState, body: EnsureSeries | CreateSeries) -> None:

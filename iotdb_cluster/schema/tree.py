@@ -530,6 +530,10 @@ class SchemaTree:
         if self._snapshot is not None:
             self._snapshot.keep(self._full(nodes), device)
 
+    def still(self) -> TreeSnapshot:
+        """As `snapshot`, and beside it, of a tree that does not change while the caller walks it."""
+        return TreeSnapshot(self._path, self._root, self._root.total, lambda _: None)
+
     def snapshot(self) -> TreeSnapshot:
         """The tree as it is now, which the caller walks; of several at once only the last one is right."""
 
@@ -542,11 +546,9 @@ class SchemaTree:
 
     def dump(self) -> bytes:
         """The whole tree; equal trees give equal bytes."""
-        before = self._snapshot
-        snapshot = self.snapshot()
+        snapshot = self.still()
         while snapshot.step():
             pass
-        self._snapshot = before
         return snapshot.encode()
 
     @classmethod

@@ -16,6 +16,7 @@ from iotdb_cluster.storage.chunk_view import chunk_facts
 from iotdb_cluster.storage.copies import MirroredUnit, PinnedUnit
 from iotdb_cluster.storage.jobs import CompactionJob, FlushJob
 from iotdb_cluster.storage.reader import UnitReader
+from iotdb_cluster.storage.stage import Stage, StagedUnit, checksum_of
 from iotdb_cluster.storage.store import Store
 from iotdb_cluster.storage.sums import add_sums, round_values
 from iotdb_cluster.storage.tombstones import Tombstone
@@ -42,6 +43,8 @@ __all__ = [
     "Point",
     "Position",
     "ReadInterface",
+    "Stage",
+    "StagedUnit",
     "Statistics",
     "Store",
     "StoreOptions",
@@ -49,6 +52,7 @@ __all__ = [
     "UnitId",
     "UnitReader",
     "add_sums",
+    "checksum_of",
     "chunk_facts",
     "round_values",
 ]

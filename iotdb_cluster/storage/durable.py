@@ -17,6 +17,7 @@ __all__ = [
     "append_and_sync",
     "disk_faults",
     "make_directory",
+    "read_bytes",
     "read_text",
     "replace_atomically",
     "write_and_sync",
@@ -108,11 +109,16 @@ def make_directory(files: FileSystem, path: str) -> None:
         files.sync_directory(parent)
 
 
-def read_text(files: FileSystem, path: str) -> str:
-    """A small file whole; what is no UTF-8 is replaced."""
+def read_bytes(files: FileSystem, path: str) -> bytes:
+    """A small file whole."""
     with disk_faults(path):
         file = files.open(path)
         try:
-            return file.read(0, file.size()).decode(errors="replace")
+            return file.read(0, file.size())
         finally:
             file.close()
+
+
+def read_text(files: FileSystem, path: str) -> str:
+    """A small file whole; what is no UTF-8 is replaced."""
+    return read_bytes(files, path).decode(errors="replace")

@@ -113,6 +113,30 @@ def _record_at(data: bytes, at: int) -> bytes | None:
     return payload
 
 
+def _replay(state: ManifestState, directory: str, data: bytes) -> tuple[int, int]:
+    """Apply all records; returns where the valid ones end, and the first one. CorruptData."""
+    path = f"{directory}/{MANIFEST}"
+    if data[: HEADER.size] != HEADER.pack(MAGIC, VERSION):
+        raise CorruptData(f"{path}: not a manifest of version {VERSION}: it begins with {data[:12].hex()}")
+    at, first = HEADER.size, 0
+    try:
+        while (payload := _record_at(data, at)) is not None:
+            state.apply(json.loads(payload), directory)
+            at += RECORD.size + len(payload)
+            first = first or at
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise CorruptData(f"{path}: a record does not hold what it must: {error!r}") from error
+    if not first:
+        raise CorruptData(f"{path}: the checkpoint does not match its checksum")
+    mark = RECORD.pack(MARK, 0, 0)[:4]
+    behind = data.find(mark, at + 1)
+    while behind >= 0:
+        if _record_at(data, behind) is not None:
+            raise CorruptData(f"{path}: the record at {at} is damaged: a valid one stands behind it, at {behind}")
+        behind = data.find(mark, behind + 1)
+    return at, first
+
+
 class Manifest:
     """An open manifest. One thread at a time changes it: the caller sees to that."""
 
@@ -142,10 +166,7 @@ class Manifest:
             size = file.size()
             data = file.read(0, size)
         manifest._file = file
-        try:
-            manifest._size = manifest._replay(data)
-        except (KeyError, ValueError, TypeError, IndexError) as error:
-            raise CorruptData(f"{path}: a record does not hold what it must: {error!r}") from error
+        manifest._size, manifest._checkpoint_bytes = _replay(manifest.state, directory, data)
         # also where nothing was torn: what stood in the page cache only becomes durable now
         with disk_faults(path):
             file.truncate(manifest._size)
@@ -155,28 +176,12 @@ class Manifest:
             manifest._rewrite()
         return manifest
 
-    def _replay(self, data: bytes) -> int:
-        """Apply all records; returns where the valid ones end."""
-        if data[: HEADER.size] != HEADER.pack(MAGIC, VERSION):
-            raise CorruptData(f"{self._path}: not a manifest of version {VERSION}: it begins with {data[:12].hex()}")
-        at = HEADER.size
-        while (payload := _record_at(data, at)) is not None:
-            record = json.loads(payload)
-            self.state.apply(record, self._directory)
-            at += RECORD.size + len(payload)
-            if not self._checkpoint_bytes:
-                self._checkpoint_bytes = at
-        if not self._checkpoint_bytes:
-            raise CorruptData(f"{self._path}: the checkpoint does not match its checksum")
-        mark = RECORD.pack(MARK, 0, 0)[:4]
-        behind = data.find(mark, at + 1)
-        while behind >= 0:
-            if _record_at(data, behind) is not None:
-                raise CorruptData(
-                    f"{self._path}: the record at {at} is damaged: a valid one stands behind it, at {behind}"
-                )
-            behind = data.find(mark, behind + 1)
-        return at
+    @staticmethod
+    def read(directory: str, data: bytes) -> ManifestState:
+        """What these bytes say of a unit in that directory; CorruptData where they are damaged."""
+        state = ManifestState()
+        _replay(state, directory, data)
+        return state
 
     def edit(self, state: ManifestState, removed: list[int], added: list[int]) -> None:
         """Make `state` the durable one: files `removed` and `added` (numbers) are what differs in its files."""

@@ -3,189 +3,32 @@
 from __future__ import annotations
 
 import posixpath
-import threading
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
 
 from iotdb_cluster.columns import Block
-from iotdb_cluster.errors import CorruptData, SystemFault, check
+from iotdb_cluster.errors import CorruptData, check
 from iotdb_cluster.limits import INT64_MIN
-from iotdb_cluster.storage.chunk_reader import Cache, ChunkFile
+from iotdb_cluster.storage.chunk_reader import ChunkFile
 from iotdb_cluster.storage.compaction import choose, expiry_pays, hidden_upto
-from iotdb_cluster.storage.copies import MirroredUnit, PinnedUnit
-from iotdb_cluster.storage.durable import disk_faults, make_directory, read_text, replace_atomically
+from iotdb_cluster.storage.copies import PinnedUnit
+from iotdb_cluster.storage.durable import disk_faults
 from iotdb_cluster.storage.filenames import (
-    ABSENT,
-    MANIFEST,
-    MANIFEST_NEW,
-    number_of,
     parse_chunk_name,
-    parse_unit_name,
-    unit_name,
 )
 from iotdb_cluster.storage.jobs import CompactionJob, FlushJob
-from iotdb_cluster.storage.last_cache import LastCache
-from iotdb_cluster.storage.manifest import Manifest, ManifestState, manifest_bytes
+from iotdb_cluster.storage.manifest import ManifestState, manifest_bytes
 from iotdb_cluster.storage.memtable import Memtable
 from iotdb_cluster.storage.reader import Snapshot, UnitReader
 from iotdb_cluster.storage.tombstones import Tombstone
-from iotdb_cluster.storage.types import FileInfo, MergeRequest, Position, StoreOptions, UnitId
+from iotdb_cluster.storage.types import FileInfo, MergeRequest, Position, UnitId
 from iotdb_cluster.storage.unit import Sealed, Unit, in_force
-from iotdb_cluster.world import FileSystem
+from iotdb_cluster.storage.unit_table import UnitTable
 
 __all__ = ["Store"]
 
 
-class Store:
+class Store(UnitTable):
     """Units of one replica. Open one with `Store.open`; the package's docstring says which thread may call what."""
-
-    def __init__(self, files: FileSystem, directory: str, options: StoreOptions) -> None:
-        self.files = files
-        self.directory = directory
-        self.options = options
-        self.cache = Cache(options.cache_bytes_max)
-        self.last_points = LastCache()
-        self.corrupt: dict[UnitId, str] = {}
-        self._units: dict[UnitId, Unit] = {}
-        self._bytes = 0
-        self._pinned = 0
-        self._next_directory: dict[UnitId, int] = {}
-        self._lock = threading.Lock()  # pins, garbage
-        self._garbage_paths: list[str] = []
-        self._garbage_files: list[ChunkFile] = []
-        self._garbage_units: list[Unit] = []
-        self._marked: set[int] = set()  # `number` of damaged units of which that is durable
-        self._mirrored: set[UnitId] = set()  # damaged units of which a copy is on its way
-        self._turns: dict[int, UnitId] = {}  # by storage group, in the order of service: the unit compacted last
-        self._retired: set[int] = set()  # id() of flushed memtables that readers still pin
-
-    @classmethod
-    def open(cls, files: FileSystem, directory: str, options: StoreOptions | None = None) -> Store:
-        """Read the manifests and remove what they do not name. A damaged unit is listed in `corrupt`, others serve.
-
-        SystemFault where the directory itself cannot be read or made.
-        """
-        store = cls(files, directory, options or StoreOptions())
-        make_directory(files, directory)
-        with disk_faults(directory):
-            names = files.list(directory)
-        for name in names:
-            parsed = parse_unit_name(name)
-            if parsed is None:
-                continue
-            unit, number = parsed
-            store._next_directory[unit] = max(number + 1, store._next_directory.get(unit, 1))
-            path = f"{directory}/{name}"
-            with disk_faults(path):
-                if not files.exists(f"{path}/{MANIFEST}"):
-                    files.remove_tree(path)
-                    continue
-            other = store._units.pop(unit, None)
-            if other is not None:  # it was mirrored, and the one that it replaced did not go in time
-                older, path = sorted((other.directory, path), key=number_of)
-                store._close_unit(other)
-                store.corrupt.pop(unit, None)
-                with disk_faults(older):
-                    files.remove_tree(older)
-            store._units[unit] = store._open_unit(unit, path)
-        return store
-
-    def _open_unit(self, unit: UnitId, path: str) -> Unit:
-        try:
-            with disk_faults(path):
-                if self.files.exists(f"{path}/{ABSENT}"):
-                    raise CorruptData(read_text(self.files, f"{path}/{ABSENT}"))
-            return self._open_whole(unit, path)
-        except SystemFault as error:
-            self.corrupt[unit] = str(error)
-            return Unit(unit, path, None, ManifestState())
-
-    def _open_whole(self, unit: UnitId, path: str) -> Unit:
-        """A unit from its files; SystemFault (CorruptData) where that fails."""
-        manifest = Manifest.open(self.files, path)
-        opened = Unit(unit, path, manifest, manifest.state)
-        for info in manifest.state.files.values():
-            with disk_faults(info.path):
-                file = self.files.open(info.path)
-                size = file.size()
-                file.close()
-            if size != info.bytes:
-                raise CorruptData(f"{info.path}: is {size} bytes long, the manifest says {info.bytes}")
-            opened.files.append(ChunkFile(self.files, info, self.cache))
-        opened.sort_files()
-        named = {MANIFEST, *(info.name for info in manifest.state.files.values())}
-        with disk_faults(path):
-            for name in self.files.list(path):
-                if name not in named:
-                    self.files.remove(f"{path}/{name}")
-        return opened
-
-    def close(self) -> None:
-        """Close files; unflushed writes are the log's to keep."""
-        for unit in self._units.values():
-            self._close_unit(unit)
-
-    def _close_unit(self, unit: Unit) -> None:
-        for file in unit.files:
-            file.close()
-        if unit.manifest is not None:
-            unit.manifest.close()
-
-    # --- units --------------------------------------------------------------------------------------------------------
-
-    def units(self) -> list[UnitId]:
-        """All open units, damaged ones included, sorted."""
-        return sorted(self._units)
-
-    def _unit(self, unit: UnitId) -> Unit:
-        found = self._units.get(unit)
-        check(found is not None, "unit %s is not open", unit)
-        return found  # type: ignore[return-value]  # checked above
-
-    def open_unit(self, unit: UnitId, position: Position, meta: dict[str, Any] | None = None) -> None:
-        """Open a unit that holds nothing before `position`; one that is open stays as it is.
-
-        Durable with its first flush: `seal` gives a job for a new unit even if nothing was written.
-        """
-        if unit in self._units:
-            return
-        number = self._next_directory.get(unit, 1)
-        self._next_directory[unit] = number + 1
-        state = ManifestState(opened=position, flushed=position, meta=meta or {})
-        self._units[unit] = Unit(unit, f"{self.directory}/{unit_name(unit, number)}", None, state)
-
-    def drop_unit(self, unit: UnitId, position: Position | None = None) -> None:
-        """The unit is durably gone on return; its files go with `collect`, once no reader pins them.
-
-        With the position of the drop in the log: nothing happens if the unit was opened at or after it (a drop that is
-        replayed must not take a unit that came back). A unit that is not open is passed over.
-        """
-        found = self._units.get(unit)
-        if found is None or (position is not None and position <= found.opened):
-            return
-        with found.lock:
-            found.dropped = True
-            manifest = found.manifest
-            if manifest is None:  # also where it is damaged
-                manifest = Manifest(self.files, found.directory, found.state)
-            manifest.remove()
-        del self._units[unit]
-        self.corrupt.pop(unit, None)
-        self._marked.discard(found.number)
-        for memtable in found.memtables():
-            self._release(memtable)
-        with self._lock:
-            self._garbage_units.append(found)
-
-    def meta(self, unit: UnitId) -> dict[str, Any]:
-        """What the caller stored with a unit."""
-        return self._unit(unit).meta
-
-    def set_meta(self, unit: UnitId, meta: dict[str, Any]) -> None:
-        """Store values that JSON can say with a unit: durable with its next flush, for which `seal` gives a job."""
-        found = self._unit(unit)
-        found.meta = dict(meta)
-        found.meta_changed = True
 
     # --- writes -------------------------------------------------------------------------------------------------------
 
@@ -262,8 +105,15 @@ class Store:
     def unit_memory(self, unit: UnitId) -> int:
         return sum(memtable.bytes for memtable in self._unit(unit).memtables())
 
+    def unit_bytes(self, unit: UnitId) -> int:
+        """In files and in memory."""
+        return sum(info.bytes for info in self.files_of(unit)) + self.unit_memory(unit)
+
     def oldest_unflushed(self, unit: UnitId) -> int | None:
-        """The log index of the first write that is not in a file."""
+        """The log index of the first write that is not in a file, or with which the unit came and is not durable."""
+        found = self._unit(unit)
+        if found.adopted is not None and found.manifest is None:
+            return found.adopted
         for memtable in self._unit(unit).memtables():
             if memtable.low is not None:
                 return memtable.low[1]
@@ -300,15 +150,6 @@ class Store:
             self._release(sealed.memtable)
         unit.sort_files()
         unit.forget_tombstones()
-
-    def _release(self, memtable: Memtable) -> None:
-        """A memtable leaves its unit; its memory is free once no reader pins it."""
-        with self._lock:
-            if memtable.pins:
-                self._retired.add(id(memtable))
-                self._pinned += memtable.bytes
-            else:
-                self._bytes -= memtable.bytes
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -354,15 +195,6 @@ class Store:
         if not file.pins:
             self._garbage_files.append(file)
 
-    def note_damage(self, unit: UnitId, reason: str) -> None:
-        """The unit's files cannot be read: it is listed in `corrupt` from now on. From any thread."""
-        self.corrupt.setdefault(unit, reason)
-
-    def _note_damage_of(self, unit: Unit, reason: str) -> None:
-        """Nothing where another one has taken its place: readers of the damaged files may live on."""
-        if self._units.get(unit.id) is unit:
-            self.note_damage(unit.id, reason)
-
     def digest(self, unit: UnitId) -> int:
         """64 bits of the unit's logical content; see `UnitReader.digest`, which a worker may call."""
         with self.reader(unit) as reader:
@@ -395,113 +227,6 @@ class Store:
         """No job and no reader needs the directory."""
         return not any(unit.busy or unit.readers for unit in (*self._units.values(), *self._garbage_units))
 
-    # --- damage -------------------------------------------------------------------------------------------------------
-
-    def mark_absent(self) -> None:
-        """Make it durable that units are damaged, so that a restart knows it too. On a worker; SystemFault."""
-        for unit, reason in list(self.corrupt.items()):
-            found = self._units.get(unit)
-            if found is not None and unit in self.corrupt and found.number not in self._marked:
-                if self.files.exists(found.directory):
-                    path = f"{found.directory}/{ABSENT}"
-                    replace_atomically(self.files, path, f"{path}.new", reason.encode())
-                self._marked.add(found.number)
-
-    def is_absent(self, unit: UnitId) -> bool:
-        """Whether the unit's files are lost for good: it is damaged, and that is durable."""
-        return unit in self.corrupt and self._unit(unit).number in self._marked
-
-    def begin_mirror(self, unit: UnitId) -> str:
-        """The directory in which a damaged unit is made anew. What was written so far is frozen: a copy of the unit
-        that holds all of it, and `finish_mirror`, replace it."""
-        found = self._unit(unit)
-        if not found.active.is_empty:
-            found.sealed.append(Sealed(found.active, found.meta, found.sequence))
-            found.active = Memtable()
-        number = self._next_directory[unit] = self._next_directory.get(unit, 1)
-        self._next_directory[unit] = number + 1
-        self._mirrored.add(unit)
-        return f"{self.directory}/{unit_name(unit, number)}"
-
-    def end_mirror(self, unit: UnitId) -> None:
-        """Behind every `begin_mirror`, whatever came of it."""
-        self._mirrored.discard(unit)
-
-    @property
-    def mirroring(self) -> bool:
-        """Whether a copy of a unit is on its way: it holds what was written before that began, and not all until now.
-
-        What was written since is in memory, and must stay in the log until it is flushed into the copy.
-        """
-        return bool(self._mirrored)
-
-    def open_mirror(self, unit: UnitId, directory: str, manifest: bytes) -> MirroredUnit:
-        """Make a directory that has all files of a copy the unit's own, durably. On a worker.
-
-        SystemFault where the disk fails, CorruptData where the files do not make a unit, or it was dropped.
-        """
-        old = self._units.get(unit)
-        if old is None:
-            raise CorruptData(f"unit {unit} was dropped while it was mirrored")
-        with old.lock:
-            if old.dropped:
-                raise CorruptData(f"unit {unit} was dropped while it was mirrored")
-            replace_atomically(self.files, f"{directory}/{MANIFEST}", f"{directory}/{MANIFEST_NEW}", manifest)
-            try:
-                new = self._open_whole(unit, directory)
-            except SystemFault:
-                Manifest(self.files, directory, ManifestState()).remove()
-                raise
-            (old.manifest or Manifest(self.files, old.directory, old.state)).remove()
-            return MirroredUnit(new)
-
-    def finish_mirror(self, mirrored: MirroredUnit) -> None:
-        """Put the copy in the place of the damaged unit; what was written above it stays. On the loop.
-
-        Memtables that reach beyond the copy are kept whole: what they hold of it once more comes to the same. Others
-        go, the active one too: the copy may hold later writes over theirs, which are passed over when they come here.
-        """
-        new = mirrored.unit
-        self.end_mirror(new.id)
-        old = self._units.pop(new.id, None)
-        if old is None:  # it was dropped meanwhile
-            (new.manifest or Manifest(self.files, new.directory, new.state)).remove()
-            with self._lock:
-                self._garbage_units.append(new)
-            return
-        new.sequence = new.settled = old.sequence
-        new.position = max(old.position, new.flushed)
-        stones = {stone.position: stone for stone in new.tombstones}
-        kept: list[Memtable] = []
-        for memtable in old.memtables():
-            if memtable.high > new.flushed:
-                kept.append(memtable)
-                stones.update((stone.position, stone) for stone in memtable.tombstones)
-            else:
-                self._release(memtable)
-        if kept and kept[-1] is old.active:
-            new.active = kept.pop()
-        new.sealed = [Sealed(memtable, new.meta, new.sequence) for memtable in kept]
-        new.tombstones = [stone for _, stone in sorted(stones.items())]
-        old.dropped = True
-        old.sealed, old.active = [], Memtable()
-        self.corrupt.pop(new.id, None)  # first: whoever marks damage on a worker must not take the new one for the old
-        self._marked.discard(old.number)
-        self._units[new.id] = new
-        with self._lock:
-            self._garbage_units.append(old)
-
-    def verify_file(self, unit: UnitId, name: str) -> None:
-        """Compare a chunk file with its checksum; a damaged one makes the unit so. On a worker."""
-        found = self._units.get(unit)
-        for file in list(found.files) if found is not None else ():
-            if file.info.name == name:
-                try:
-                    file.verify()
-                except SystemFault as error:
-                    if found is not None:
-                        self._note_damage_of(found, str(error))
-
     # --- compaction ---------------------------------------------------------------------------------------------------
 
     def pick(self, now_ms: float = 0.0) -> CompactionJob | None:
@@ -511,7 +236,7 @@ class Store:
         """
         for identity in self._in_turn():
             unit = self._units[identity]
-            if identity in self.corrupt or unit.compacting:
+            if identity in self.corrupt or identity in self.resting or unit.compacting:
                 continue
             chosen = choose(unit, self.options, now_ms)
             if chosen is not None:

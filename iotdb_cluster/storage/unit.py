@@ -78,6 +78,7 @@ class Unit:
         self.rests_since_ms: float | None = None  # ... stands since then
         self.busy = 0  # jobs that may touch the directory
         self.readers = 0
+        self.adopted: int | None = None  # log index with which it came; to be replayed until there is a manifest
         self.opened = state.opened
         self.flushed = state.flushed
         self.position = state.flushed

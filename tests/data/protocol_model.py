@@ -606,7 +606,7 @@ def _no_record(self: RequestWindow, request: RequestId) -> None:
 
 
 PARTS: dict[str, Callable[[], Any]] = {
-    "floor": lambda: mock.patch.object(group_module, "_check_floor", _no_floor),
+    "floor": lambda: mock.patch.object(group_module, "check_floor", _no_floor),
     "request-ids": lambda: mock.patch.object(RequestWindow, "record", _no_record),
     "intent-numbers": lambda: mock.patch.object(DataGroup, "_delete_unit", _unnumbered),
     "retiring": lambda: mock.patch.object(StorageGroupState, "check_not_retiring", _no_floor),

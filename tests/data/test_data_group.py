@@ -466,7 +466,7 @@ def test_slots_come_back_from_their_runs(seed: int) -> None:
     state = GroupState()
     for slot in rng.sample(range(60), rng.randint(0, 60)):
         state.slots[slot] = SlotState(rng.choice((1, 1, 1, 2)), rng.choice((7, 7, 9)))
-    found = GroupState.from_json(json.loads(json.dumps(state.to_json())), [])
+    found = GroupState.from_json(json.loads(json.dumps(state.to_json())), [], [])
     assert found.slots == state.slots
     assert len(state.to_json()["slots"]) <= len(state.slots)
 
