@@ -1,0 +1,184 @@
+"""The giver's side of a move of slots: units and schema for the receiver, and the end of a fence that lasts too long."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+from iotdb_cluster.cluster.calls import Calls, Deadline
+from iotdb_cluster.cluster.copying import GivenCopies
+from iotdb_cluster.cluster.data_group import DataMachine
+from iotdb_cluster.cluster.driver import Driver
+from iotdb_cluster.cluster.group import Group
+from iotdb_cluster.cluster.meta_access import MetaAccess
+from iotdb_cluster.cluster.reading import replica_here
+from iotdb_cluster.data import DataGroup, Import, NotReady, slots_in
+from iotdb_cluster.errors import CallerError, CorruptData, Status
+from iotdb_cluster.limits import FENCE_MS_MAX
+from iotdb_cluster.meta import commands
+from iotdb_cluster.packing import pack, unpack
+from iotdb_cluster.storage import PinnedUnit, UnitId
+from iotdb_cluster.world import World
+
+__all__ = ["GIVING_CALLS", "MoveGiving"]
+
+logger = logging.getLogger(__name__)
+
+GIVING_CALLS = ("move open", "move export", "slots held")
+ROUND_MS = 50  # between two looks at the fences, while moves are under way
+FLUSH_MS = 500  # a move's units are flushed so often for its rounds: each voter of the receiver asks
+END_MS = 5_000
+
+
+class MoveGiving:
+    """Gives what moves away from the groups that this node leads. `flush(group, units)` says whether it could."""
+
+    def __init__(
+        self,
+        world: World,
+        driver: Driver,
+        machines: dict[int, DataMachine],
+        meta: MetaAccess,
+        given: GivenCopies,
+        flush: Callable[[int, Sequence[UnitId]], Awaitable[bool]],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._world = world
+        self._driver = driver
+        self._machines = machines
+        self._meta = meta
+        self._given = given
+        self._flush = flush
+        self._spawn = spawn
+        self._flushed_ms: dict[int, float] = {}  # by move
+        self._exports: dict[int, list[Import]] = {}
+        self._fenced_ms: dict[int, float] = {}  # by move: since when this node leads a group that has fenced for it
+        self._ending: set[int] = set()
+
+    def register(self, calls: Calls) -> None:
+        handlers = (self._open_call, self._export_call, self._held_call)
+        calls.handlers.update(zip(GIVING_CALLS, handlers, strict=True))
+
+    # --- unasked ------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(ROUND_MS / 1000)
+            self._look()
+
+    def _look(self) -> None:
+        moves = {move.id: move for move in self._meta.state.moves} if self._meta.state.bootstrapped else {}
+        for known in (self._flushed_ms, self._exports, self._fenced_ms):
+            for over in [move for move in known if move not in moves]:
+                del known[over]  # type: ignore[attr-defined]
+        self._let_rest([(move.giver, {slot for slot, _ in move.slots}) for move in moves.values()])
+        now = self._world.clock.monotonic_ms()
+        for move in moves.values():
+            group = self._driver.groups.get(move.giver)
+            if group is None or not group.leads or not self._machines[group.id].data.fenced(move.id):
+                self._fenced_ms.pop(move.id, None)
+            elif now - self._fenced_ms.setdefault(move.id, now) > FENCE_MS_MAX and move.id not in self._ending:
+                self._ending.add(move.id)
+                self._spawn(self._end(move.id))
+
+    def _let_rest(self, moving: Sequence[tuple[int, set[int]]]) -> None:
+        """No compaction begins in what moves away: each changed file would be copied again."""
+        for number, machine in self._machines.items():
+            slots = {slot for giver, some in moving if giver == number for slot in some}
+            if slots or machine.data.store.resting:
+                machine.data.store.resting = set(machine.data.units_in(slots))
+
+    async def _end(self, move: int) -> None:
+        """A move whose fence lasts too long: the slots are to be read and written again, here."""
+        logger.warning("move %d: its fence lasts more than %d ms: the slots stay", move, FENCE_MS_MAX)
+        try:
+            await self._meta.propose(
+                lambda request: commands.end_move(request, move, "giver"), Deadline(self._world, END_MS)
+            )
+        except CallerError as error:  # the fence is looked at again
+            logger.info("move %d is not ended yet: %s", move, error.message)
+        finally:
+            self._ending.discard(move)
+
+    # --- asked by the receiver ----------------------------------------------------------------------------------------
+
+    def _led(self, head: Any) -> tuple[Group, DataGroup]:
+        group = replica_here(self._driver, int(head["group"]))
+        if not group.leads:
+            raise group.not_leader()
+        return group, self._machines[group.id].data
+
+    async def _open_call(self, body: memoryview, deadline: Deadline) -> bytes:
+        """A copy of the units of a move's slots, as they are here; with `final` as the fence left them."""
+        del deadline
+        head, _ = unpack(body)
+        group, data = self._led(head)
+        move, final = int(head["move"]), bool(head["final"])
+        slots = slots_in(data.fenced(move) if final else _runs(head["slots"]))
+        if final and not slots:
+            raise NotReady(f"group {group.id} has fenced nothing for move {move}")
+        now = self._world.clock.monotonic_ms()
+        if final or now - self._flushed_ms.get(move, -1e18) >= FLUSH_MS:
+            self._flushed_ms[move] = now
+            if not await self._flush(group.id, data.units_in(slots)):
+                raise CallerError(Status.WRITE_PROCESS_REJECT, f"group {group.id}: the disk has no room for a flush")
+        group, data = self._led(head)
+        try:
+            epochs, units = self._pinned(data, move, slots, final)
+        except CorruptData as error:
+            raise CallerError(Status.PARTITION_NOT_READY, f"group {group.id}: a unit is damaged: {error}") from None
+        copy = self._given.give(data, units)
+        names = [[pinned.name, epoch] for (_, pinned), epoch in zip(units, epochs, strict=True)]
+        return pack({**copy, "units": names}, [pinned.manifest for _, pinned in units])
+
+    def _pinned(
+        self, data: DataGroup, move: int, slots: dict[int, int], final: bool
+    ) -> tuple[list[int], list[tuple[UnitId, PinnedUnit]]]:
+        """(the epoch that each unit is to get, the pinned units)."""
+        units = data.units_in(slots)
+        if final:
+            fenced = data.pin_fenced(move)
+            return [epoch for _, epoch in fenced], [(unit, one) for unit, (one, _) in zip(units, fenced, strict=True)]
+        found: list[tuple[UnitId, PinnedUnit]] = []
+        try:
+            for unit in units:
+                found.append((unit, data.store.pin_files(unit)))
+        except CorruptData:
+            for _, pinned in found:
+                pinned.release()
+            raise
+        return [0] * len(found), found
+
+    async def _export_call(self, body: memoryview, deadline: Deadline) -> bytes:
+        """One part of what the receiver's log is to have: {"slots", "export", "parts"} and its bytes."""
+        del deadline
+        head, _ = unpack(body)
+        _, data = self._led(head)
+        move = int(head["move"])
+        parts = self._exports.get(move)
+        if parts is None or int(head["part"]) == 0:
+            export = data.export(move)
+            for _ in iter(export.step, False):
+                await asyncio.sleep(0)
+            parts = self._exports[move] = await self._world.workers.run(export.parts)
+        part = int(head["part"])
+        if part >= len(parts):
+            raise CallerError(Status.ILLEGAL_PARAMETER, f"move {move} has {len(parts)} parts, not {part}")
+        one = parts[part]
+        return pack(
+            {"slots": [list(run) for run in one.slots], "export": one.export, "parts": one.parts}, [one.data]
+        )
+
+    async def _held_call(self, body: memoryview, deadline: Deadline) -> bytes:
+        """What each slot of a group holds, those that hold nothing left out: {slot: [units, bytes, series]}."""
+        del deadline
+        head, _ = unpack(body)
+        _, data = self._led(head)
+        return pack({str(slot): list(held) for slot, held in data.slots_held().items()})
+
+
+def _runs(value: Any) -> tuple[tuple[int, int, int], ...]:
+    return tuple((int(first), int(last), int(epoch)) for first, last, epoch in value)

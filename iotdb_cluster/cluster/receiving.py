@@ -1,0 +1,249 @@
+"""The receiver's side of a move of slots, at each of its voters: the files, fetched round by round into a stage.
+
+The receiver's leader asks (`move fetch`), again and again while a round goes on, so that it sees how far each voter is
+and a round outlives a change of lead. What is staged is left alone until the group owns the slots, or the move is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from iotdb_cluster.cluster.calls import Calls, Deadline
+from iotdb_cluster.cluster.copying import BrokenFile, CopiedFile, Fetcher, Listing
+from iotdb_cluster.cluster.data_group import DataMachine
+from iotdb_cluster.cluster.driver import Driver
+from iotdb_cluster.cluster.meta_access import MetaAccess
+from iotdb_cluster.cluster.outbox import Channel
+from iotdb_cluster.cluster.reading import replica_here
+from iotdb_cluster.cluster.settings import Settings
+from iotdb_cluster.data import Runs
+from iotdb_cluster.errors import CallerError, Status, SystemFault
+from iotdb_cluster.packing import pack, unpack
+from iotdb_cluster.storage import FileInfo, Stage, StagedUnit
+from iotdb_cluster.world import World
+
+__all__ = ["FETCH_CALL", "FETCH_WAIT_MS", "MoveReceiving"]
+
+logger = logging.getLogger(__name__)
+
+FETCH_CALL = "move fetch"
+FETCH_WAIT_MS = 500  # an answer says how far the round is when it is not done by then
+OPEN_MS = 30_000
+SWEEP_MS = 2_000
+STARTED_IDLE_MS_MAX = 30_000  # a round that nobody asks for any more ends
+
+
+class _Round(NamedTuple):
+    """One round of one move, as the receiver's leader asks for it."""
+
+    move: int
+    term: int
+    number: int
+    giver: int
+    node: int
+    final: bool
+
+
+@dataclass(slots=True)
+class _Fetching:
+    """A round that is under way, or done, at this voter."""
+
+    round: _Round
+    asked_ms: float
+    task: asyncio.Task[int] | None = None
+    bytes: int = 0  # of the files of the copy
+    fetched: int = 0  # of those that were not here
+    missing: int = 0
+
+    @property
+    def under_way(self) -> bool:
+        return self.task is not None and not self.task.done()
+
+
+@dataclass(slots=True)
+class _Staged:
+    """What this life of the process knows of a stage: files that are whole, by unit and name."""
+
+    held: set[tuple[str, str, int, int]] = field(default_factory=set)
+
+
+class MoveReceiving:
+    """Fetches the files of the moves to groups of which this node has a replica."""
+
+    def __init__(
+        self,
+        world: World,
+        settings: Settings,
+        driver: Driver,
+        machines: dict[int, DataMachine],
+        meta: MetaAccess,
+        calls: Calls,
+        fetcher: Fetcher,
+    ) -> None:
+        self._world = world
+        self._settings = settings
+        self._driver = driver
+        self._machines = machines
+        self._meta = meta
+        self._calls = calls
+        self._fetcher = fetcher
+        self._fetching: dict[int, _Fetching] = {}  # by move
+        self._staged: dict[int, _Staged] = {}
+
+    def register(self, calls: Calls) -> None:
+        calls.handlers[FETCH_CALL] = self._fetch_call
+
+    async def close(self) -> None:
+        for one in list(self._fetching.values()):
+            await _stopped(one)
+
+    # --- a round ------------------------------------------------------------------------------------------------------
+
+    async def _fetch_call(self, body: memoryview, deadline: Deadline) -> bytes:
+        """{"done", "bytes", "missing", "fetched", "checksum": of the final manifests, when done}."""
+        head, _ = unpack(body)
+        group = replica_here(self._driver, int(head["group"]))
+        wanted = _Round(*head["round"])
+        if wanted.term < group.raw.term:
+            raise CallerError(Status.NO_LEADER, f"group {group.id} is in term {group.raw.term}")
+        one = self._fetching.get(wanted.move)
+        if one is None or one.round != wanted:
+            if one is not None:
+                await _stopped(one)
+            one = self._fetching[wanted.move] = _Fetching(wanted, 0.0)
+            runs = tuple((int(a), int(b), int(c)) for a, b, c in head["slots"])
+            one.task = asyncio.get_running_loop().create_task(self._fetch(one, group.id, runs))
+        one.asked_ms = self._world.clock.monotonic_ms()
+        checksum = await self._waited(one, deadline)
+        return pack(
+            {
+                "done": checksum is not None,
+                "bytes": one.bytes,
+                "missing": one.missing,
+                "fetched": one.fetched,
+                "checksum": checksum,
+            }
+        )
+
+    async def _waited(self, one: _Fetching, deadline: Deadline) -> int | None:
+        """The round's outcome, None while it goes on. A round that failed is forgotten: asked again, it begins anew."""
+        task = one.task
+        if task is None:
+            return None
+        await asyncio.wait([task], timeout=max(0.0, min(FETCH_WAIT_MS, deadline.left_ms - FETCH_WAIT_MS)) / 1000)
+        if not task.done():
+            return None
+        try:
+            return task.result()
+        except asyncio.CancelledError:
+            raise CallerError(Status.PARTITION_NOT_READY, "another round of the move has begun") from None
+        except (CallerError, OSError, SystemFault) as error:
+            if self._fetching.get(one.round.move) is one:
+                del self._fetching[one.round.move]
+            logger.info("move %d: a round failed: %s", one.round.move, error)
+            if isinstance(error, CallerError):
+                raise
+            raise CallerError(Status.INTERNAL_SERVER_ERROR, f"files of move {one.round.move}: {error}") from None
+
+    async def _fetch(self, one: _Fetching, number: int, runs: Runs) -> int:
+        """Bring all files of the giver's copy here; the checksum of the final manifests, 0 in a round before."""
+        wanted = one.round
+        stage = self._machines[number].data.stage(wanted.move)
+        staged = self._staged.get(wanted.move)
+        if staged is None:
+            await self._world.workers.run(stage.begin, [list(run) for run in runs])
+            staged = self._staged[wanted.move] = _Staged()
+        head = {"group": wanted.giver, "move": wanted.move, "slots": [list(run) for run in runs], "final": wanted.final}
+        deadline = Deadline(self._world, OPEN_MS)
+        answer, manifests = unpack(
+            await self._calls.call(wanted.node, "move open", pack(head), deadline, Channel.SNAPSHOT)
+        )
+        listing = Listing.load(answer)
+        names = [str(name) for name, _ in answer["units"]]
+        broken: BrokenFile | None = None
+        try:
+            lacking = await self._world.workers.run(_lacking, stage, staged, listing.files, names)
+            one.bytes, one.missing = listing.bytes, sum(file.size for file, _ in lacking)
+            self._check_room(stage, one.missing)
+
+            def came(size: int) -> None:
+                one.fetched += size
+
+            await self._fetcher.fetch(wanted.node, listing.number, lacking, came, urgent=wanted.final)
+            staged.held.update(_held(names, file) for file, _ in lacking)
+            if not wanted.final:
+                return 0
+            units = [
+                StagedUnit(str(name), bytes(manifest), int(epoch))
+                for (name, epoch), manifest in zip(answer["units"], manifests, strict=True)
+            ]
+            checksum: int = await self._world.workers.run(stage.finish, units)
+            await self._world.workers.run(self._machines[number].data.reading_ahead(wanted.move))
+            return checksum
+        except BrokenFile as error:
+            broken = error
+            raise
+        finally:
+            await self._fetcher.end(wanted.node, listing.number, broken)
+
+    def _check_room(self, stage: Stage, missing: int) -> None:
+        free = self._world.files.free_bytes(stage.directory)
+        if missing and free - missing < self._settings.disk_free_min_bytes:
+            raise SystemFault(f"{missing} bytes are missing, the disk has {free}")
+
+    # --- what is over -------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Remove what is of no use any more, until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_MS / 1000)
+            now = self._world.clock.monotonic_ms()
+            for move, one in list(self._fetching.items()):
+                if now - one.asked_ms > STARTED_IDLE_MS_MAX or self._is_unknown(move):
+                    await _stopped(one)
+                    del self._fetching[move]
+            for machine in list(self._machines.values()):
+                await self._sweep(machine)
+
+    def _is_unknown(self, move: int) -> bool:
+        return self._meta.state.move(move) is None and self._meta.index >= move
+
+    async def _sweep(self, machine: DataMachine) -> None:
+        data = machine.data
+        table = self._meta.state.table
+        for move, runs in (await self._world.workers.run(data.stages)).items():
+            if self._is_unknown(move) and move not in self._fetching and machine.data is data:
+                if data.is_over(move, runs, lambda slot: table.owner(slot)[1]):
+                    self._staged.pop(move, None)
+                    await self._world.workers.run(data.remove_stage, move)
+
+
+def _lacking(
+    stage: Stage, staged: _Staged, files: Sequence[CopiedFile], names: Sequence[str]
+) -> list[tuple[CopiedFile, str]]:
+    """The files that are not here yet, each with its path; on a worker. One is known by size and checksum too."""
+    lacking: list[tuple[CopiedFile, str]] = []
+    for name in names:
+        stage.make_unit(name)
+    for file in files:
+        name = names[file.place]
+        info = FileInfo.listed(file.name, file.size, file.crc32c)
+        if _held(names, file) not in staged.held and stage.holds(name, info):
+            staged.held.add(_held(names, file))
+        if _held(names, file) not in staged.held:
+            lacking.append((file, f"{stage.unit_directory(name)}/{file.name}"))
+    return lacking
+
+
+def _held(names: Sequence[str], file: CopiedFile) -> tuple[str, str, int, int]:
+    return names[file.place], file.name, file.size, file.crc32c
+
+
+async def _stopped(one: _Fetching) -> None:
+    if one.under_way and one.task is not None:
+        one.task.cancel()
+        await asyncio.wait([one.task])
