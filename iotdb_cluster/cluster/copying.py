@@ -124,7 +124,8 @@ class GivenCopies:
         head, _ = unpack(body)
         info = self._find(head).file(head)
         length = min(int(head["length"]), SNAPSHOT_PIECE_BYTES)
-        await self._bandwidth.pace(length)
+        if not head["urgent"]:
+            await self._bandwidth.pace(length)
         self._find(head)  # it may have been let go meanwhile
         return await self._world.workers.run(self._read, info, int(head["offset"]), length)
 
@@ -208,20 +209,24 @@ class Fetcher:
         copy: int,
         wanted: Sequence[tuple[CopiedFile, str]],
         fetched: Callable[[int], None] | None = None,
+        *,
+        urgent: bool = False,
     ) -> None:
         """Bring each file to its path; it is durable there but for its name. `fetched(bytes)` is told as they come.
 
+        What is `urgent` waits for no bandwidth: clients wait for it.
         Raises CallerError, BrokenFile, CorruptData, OSError. What was written half-way stands under `<path>.part`.
         """
         flying: deque[tuple[_Piece, asyncio.Task[memoryview]]] = deque()
         loop = asyncio.get_running_loop()
         targets = [_Target(self._world, file, path) for file, path in wanted]
         try:
-            for piece in self._pieces(targets):
+            for piece in self._pieces(targets, urgent):
                 if len(flying) >= SNAPSHOT_PIECES_IN_FLIGHT:
                     await self._take(node, *flying.popleft(), fetched)
-                await self._bandwidth.pace(piece.length)
-                flying.append((piece, loop.create_task(self._ask(node, copy, piece))))
+                if not urgent:
+                    await self._bandwidth.pace(piece.length)
+                flying.append((piece, loop.create_task(self._ask(node, copy, piece, urgent))))
             while flying:
                 await self._take(node, *flying.popleft(), fetched)
         finally:
@@ -232,15 +237,16 @@ class Fetcher:
             for target in targets:
                 target.close()
 
-    def _pieces(self, targets: Sequence[_Target]) -> Iterator[_Piece]:
+    def _pieces(self, targets: Sequence[_Target], urgent: bool) -> Iterator[_Piece]:
         for target in targets:
             offset = 0
             while offset < target.wanted.size:
-                length = min(self._bandwidth.piece_bytes, target.wanted.size - offset)
+                most = SNAPSHOT_PIECE_BYTES if urgent else self._bandwidth.piece_bytes
+                length = min(most, target.wanted.size - offset)
                 yield _Piece(target, offset, length)
                 offset += length
 
-    async def _ask(self, node: int, copy: int, piece: _Piece) -> memoryview:
+    async def _ask(self, node: int, copy: int, piece: _Piece, urgent: bool) -> memoryview:
         wanted = piece.target.wanted
         head = {
             "copy": copy,
@@ -248,6 +254,7 @@ class Fetcher:
             "file": wanted.name,
             "offset": piece.offset,
             "length": piece.length,
+            "urgent": urgent,
         }
         return await self._call(node, "copy piece", head, CALL_MS)
 

@@ -18,7 +18,8 @@ class DataMachine:
 
     def __init__(self, data: DataGroup, changed: Callable[[], None]) -> None:
         self.data = data
-        self.told = (0, 0)  # (term, meta index) of the slots that were logged last
+        # (term, meta index, imports) as they were when the log was told of all decisions about slots
+        self.told: tuple[int, int, tuple[int, ...]] = (0, 0, ())
         self.members = ConfState()  # of the group as of `data.applied`, or, until that is there, ...
         self.members_index = 0  # ... as of this index: they were stored with it
         self.checkpointed: tuple[int, ConfState] | None = None  # the newest checkpoint's index, the members then

@@ -20,13 +20,13 @@ from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.cluster.membership import Membership
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.proposals import Proposals
+from iotdb_cluster.cluster.slot_decisions import due_decisions
 from iotdb_cluster.data import (
     DeleteAction,
     DeleteProgress,
     DeleteUnit,
     DropStorageGroup,
     Header,
-    Own,
     due_actions,
     encode,
 )
@@ -119,7 +119,12 @@ class Duties:
                 going = [one for one in self._meta.state.storage_groups(dropping=True) if one.dropping]
                 steps += [(("drop", one.id), partial(self._drop, one)) for one in going]
             led = [group for group in self._driver.groups.values() if group.id and group.leads]
-            steps += [(("lead", one.id), partial(self._lead, one)) for one in led if one.raw.committed_in_term]
+            for one in led:
+                if not one.raw.committed_in_term:
+                    continue
+                if self._machines[one.id].told != self._decided(one):
+                    steps.append((("slots", one.id), partial(self._tell_slots, one)))
+                steps.append((("lead", one.id), partial(self._lead, one)))
         return steps
 
     def _ended(self, key: _Key, task: asyncio.Task[bool]) -> None:
@@ -171,29 +176,21 @@ class Duties:
     # --- groups that this node leads ----------------------------------------------------------------------------------
 
     async def _lead(self, group: Group) -> bool:
-        machine = self._machines[group.id]
-        await self._tell_slots(group, machine)
-        return await self._drive_deletes(group, machine)
+        return await self._drive_deletes(group, self._machines[group.id])
 
-    async def _tell_slots(self, group: Group, machine: DataMachine) -> None:
-        """Log the slots that meta gave to this group and that it has not heard of."""
-        state = self._meta.state
-        if machine.told == (group.raw.term, state.members_changed):
-            return
-        runs: list[tuple[int, int, int]] = []
-        for slot in state.table.slots_of(group.id):
-            epoch = state.table.owner(slot)[1]
-            if machine.data.slot_epoch(slot) >= epoch:
-                continue
-            if runs and runs[-1][1] == slot - 1 and runs[-1][2] == epoch:
-                runs[-1] = (runs[-1][0], slot, epoch)
-            else:
-                runs.append((slot, slot, epoch))
-        told = (group.raw.term, state.members_changed)
-        if runs:
-            body = Own(tuple(runs), state.members_changed)
+    def _decided(self, group: Group) -> tuple[int, int, tuple[int, ...]]:
+        """What `DataMachine.told` is when the group's log holds all that is decided about its slots."""
+        imports = tuple(self._machines[group.id].data.imports())
+        return group.raw.term, self._meta.state.members_changed, imports
+
+    async def _tell_slots(self, group: Group) -> bool:
+        """Log what meta has decided about slots and this group has not heard of."""
+        machine, state, index = self._machines[group.id], self._meta.state, self._meta.index
+        told = self._decided(group)
+        for body in due_decisions(state, index, machine.data):
             await self._proposals.patiently(lambda: group.id, encode(Header(NO_REQUEST), body), self._deadline())
         machine.told = told
+        return False
 
     async def _drive_deletes(self, group: Group, machine: DataMachine) -> bool:
         term, progress = self._progress.get(group.id, (0, DeleteProgress()))

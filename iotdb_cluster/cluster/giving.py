@@ -1,4 +1,4 @@
-"""The giver's side of a move of slots: units and schema for the receiver, and the end of a fence that lasts too long."""
+"""The giver's side of a move of slots: units and schema for the receiver, and the end of a fence that is too long."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class MoveGiving:
         moves = {move.id: move for move in self._meta.state.moves} if self._meta.state.bootstrapped else {}
         for known in (self._flushed_ms, self._exports, self._fenced_ms):
             for over in [move for move in known if move not in moves]:
-                del known[over]  # type: ignore[attr-defined]
+                del known[over]
         self._let_rest([(move.giver, {slot for slot, _ in move.slots}) for move in moves.values()])
         now = self._world.clock.monotonic_ms()
         for move in moves.values():
@@ -144,8 +144,7 @@ class MoveGiving:
             return [epoch for _, epoch in fenced], [(unit, one) for unit, (one, _) in zip(units, fenced, strict=True)]
         found: list[tuple[UnitId, PinnedUnit]] = []
         try:
-            for unit in units:
-                found.append((unit, data.store.pin_files(unit)))
+            found.extend((unit, data.store.pin_files(unit)) for unit in units)
         except CorruptData:
             for _, pinned in found:
                 pinned.release()
@@ -168,9 +167,7 @@ class MoveGiving:
         if part >= len(parts):
             raise CallerError(Status.ILLEGAL_PARAMETER, f"move {move} has {len(parts)} parts, not {part}")
         one = parts[part]
-        return pack(
-            {"slots": [list(run) for run in one.slots], "export": one.export, "parts": one.parts}, [one.data]
-        )
+        return pack({"slots": [list(run) for run in one.slots], "export": one.export, "parts": one.parts}, [one.data])
 
     async def _held_call(self, body: memoryview, deadline: Deadline) -> bytes:
         """What each slot of a group holds, those that hold nothing left out: {slot: [units, bytes, series]}."""

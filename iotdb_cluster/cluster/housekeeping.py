@@ -307,6 +307,14 @@ class Housekeeping:
             units = [unit for unit in store.units() if unit.storage_group_id in storage_groups]
             return await self._as_far_as_there_is_room(number, self._flush(store.seal(units)))
 
+    async def flush_units(self, number: int, units: Sequence[UnitId]) -> bool:
+        """Put some units on disk, without a checkpoint; whether there was room."""
+        async with self._care_of(number).busy:
+            store = self._machines[number].data.store
+            there = set(store.units())
+            jobs = store.seal([unit for unit in units if unit in there])
+            return await self._as_far_as_there_is_room(number, self._flush(jobs))
+
     async def flushed_copy(self, number: int, unit: UnitId) -> PinnedUnit:
         """A unit with all that was applied before, in pinned files; CorruptData where it is damaged or gone."""
         async with self._care_of(number).busy:

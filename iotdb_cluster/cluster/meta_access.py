@@ -52,6 +52,11 @@ class MetaAccess:
         return self._machine.state
 
     @property
+    def index(self) -> int:
+        """Of the last decision that `state` holds."""
+        return self._machine.index
+
+    @property
     def leads(self) -> bool:
         return self._group.leads
 

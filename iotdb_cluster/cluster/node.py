@@ -20,14 +20,12 @@ from iotdb_cluster.cluster.admin import AdminConnection
 from iotdb_cluster.cluster.administration import Administration
 from iotdb_cluster.cluster.archive import Archive
 from iotdb_cluster.cluster.backup import BACKUP_CALLS, Backup
-from iotdb_cluster.cluster.bandwidth import Bandwidth
 from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
 from iotdb_cluster.cluster.catalog import Catalog
 from iotdb_cluster.cluster.changes import Changes
 from iotdb_cluster.cluster.compaction import MERGE_CALL, Compaction
 from iotdb_cluster.cluster.configuration import Loaded
 from iotdb_cluster.cluster.contents import CONTENT_CALL, Contents
-from iotdb_cluster.cluster.copying import COPY_CALLS, Fetcher, GivenCopies
 from iotdb_cluster.cluster.data_group import DataMachine, Machines
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.duties import Duties
@@ -48,6 +46,7 @@ from iotdb_cluster.cluster.marks import MARKS_CALL, Marks
 from iotdb_cluster.cluster.membership import Membership, seed_addresses, tale_of
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.meta_group import MetaMachine
+from iotdb_cluster.cluster.migration import MIGRATION_CALLS, Migration
 from iotdb_cluster.cluster.outbox import PeerOutbox
 from iotdb_cluster.cluster.overview import SNAPSHOTS_CALL, Overview
 from iotdb_cluster.cluster.peers import NodePeers, PeerPorts
@@ -56,7 +55,6 @@ from iotdb_cluster.cluster.privileges import Privileges
 from iotdb_cluster.cluster.proposals import Proposals
 from iotdb_cluster.cluster.queries import Queries
 from iotdb_cluster.cluster.reloading import Reloading
-from iotdb_cluster.cluster.repair import REPAIR_CALLS, Repair
 from iotdb_cluster.cluster.replicas import TICK_PART, Replicas
 from iotdb_cluster.cluster.request_ids import RequestIds
 from iotdb_cluster.cluster.restore import Restore
@@ -91,7 +89,7 @@ ASK_TIMEOUT_MS = 5_000  # of one question to a seed at the first start
 HANDLERS = (
     *("propose", "propose together", "resolve", "retired"),
     *("schema", "points", "scan open", "scan pull", "scan close"),
-    *(*COPY_CALLS, *REPAIR_CALLS),
+    *MIGRATION_CALLS,
     *(MARKS_CALL, FLUSH_CALL, MERGE_CALL, CLEAR_CACHE_CALL, "state", "digest", SNAPSHOTS_CALL),
     *("configuration", "activity", "kill query", "tracing", "schema snapshot", "meta applied"),
     *SNAPSHOT_CALLS,
@@ -301,8 +299,10 @@ class Node:
         self._driver.start()
         self._meta_changed()
         expiry = Expiry(world, self._driver, self._meta, self._proposals, self._machines, self._marks)
-        for room in (self._duties, self._housekeeping, self._marks, self._compaction, self._repair, self._leadership):
+        for room in (self._duties, self._housekeeping, self._marks, self._compaction, self._leadership):
             self._spawn(room.run())
+        for part in self._migration.rooms:
+            self._spawn(part.run())
         self._spawn(expiry.run())
         self._spawn(self._shaping.run())
         self._spawn(receiver.sweep_forever())
@@ -323,22 +323,20 @@ class Node:
             self._fault,
         )
         self._marks.register(self._calls)
-        operations = self._driver.operations
-        given = GivenCopies(world, Bandwidth(world, settings, operations))
-        given.register(self._calls)
-        self._endings.callback(given.close)
-        fetcher = Fetcher(world, self._calls, Bandwidth(world, settings, operations))
-        self._repair = Repair(
+        self._migration = Migration(
             world,
+            settings,
             self._driver,
             self._machines,
+            self._meta,
             self._calls,
-            given,
-            fetcher,
-            self._housekeeping.flushed_copy,
-            self._housekeeping.collect,
+            self._leaders,
+            self._proposals,
+            self._housekeeping,
+            self._spawn,
+            self._fault,
         )
-        self._repair.register(self._calls)
+        self._endings.push_async_callback(self._migration.close)
         self._compaction = Compaction(
             world,
             settings,
@@ -476,6 +474,7 @@ class Node:
             if node.incarnation:
                 self._incarnations[node.id] = node.incarnation
         self._meta.changed()
+        self._migration.moving.wake()
         self._replicas.follow()
         self._wake_duties()
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from iotdb_cluster.cluster.calls import Calls, Deadline
 from iotdb_cluster.cluster.copying import BrokenFile, CopiedFile, Fetcher, Listing
@@ -34,6 +34,7 @@ FETCH_CALL = "move fetch"
 FETCH_WAIT_MS = 500  # an answer says how far the round is when it is not done by then
 OPEN_MS = 30_000
 SWEEP_MS = 2_000
+_NOWHERE = (0, 0)
 STARTED_IDLE_MS_MAX = 30_000  # a round that nobody asks for any more ends
 
 
@@ -216,10 +217,11 @@ class MoveReceiving:
         data = machine.data
         table = self._meta.state.table
         for move, runs in (await self._world.workers.run(data.stages)).items():
-            if self._is_unknown(move) and move not in self._fetching and machine.data is data:
-                if data.is_over(move, runs, lambda slot: table.owner(slot)[1]):
-                    self._staged.pop(move, None)
-                    await self._world.workers.run(data.remove_stage, move)
+            if not self._is_unknown(move) or move in self._fetching or machine.data is not data:
+                continue
+            if data.is_over(move, runs, lambda slot: table.owner(slot)[1]):
+                self._staged.pop(move, None)
+                await self._world.workers.run(data.remove_stage, move)
 
 
 def _lacking(
@@ -231,7 +233,7 @@ def _lacking(
         stage.make_unit(name)
     for file in files:
         name = names[file.place]
-        info = FileInfo.listed(file.name, file.size, file.crc32c)
+        info = FileInfo(file.name, "", file.size, file.crc32c, _NOWHERE, _NOWHERE, _NOWHERE, 0, 0)
         if _held(names, file) not in staged.held and stage.holds(name, info):
             staged.held.add(_held(names, file))
         if _held(names, file) not in staged.held:

@@ -102,6 +102,7 @@ class Trial:
 
     def verify(self) -> None:
         self.simulation.run(smoke._serving(self.world), smoke.SERVES_AGAIN_MS)
+        self.simulation.run_until(2_000)  # whoever was started just now is connected to again
         self.simulation.run(smoke._verify(self.world, self.history), smoke.SERVES_AGAIN_MS)
 
 

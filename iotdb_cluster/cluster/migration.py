@@ -1,0 +1,60 @@
+"""Copies of units and moves of slots on one node, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from iotdb_cluster.cluster.bandwidth import Bandwidth
+from iotdb_cluster.cluster.calls import Calls, Leaders
+from iotdb_cluster.cluster.copying import COPY_CALLS, Fetcher, GivenCopies
+from iotdb_cluster.cluster.data_group import DataMachine
+from iotdb_cluster.cluster.driver import Driver
+from iotdb_cluster.cluster.giving import GIVING_CALLS, MoveGiving
+from iotdb_cluster.cluster.housekeeping import Housekeeping
+from iotdb_cluster.cluster.meta_access import MetaAccess
+from iotdb_cluster.cluster.moving import MOVES_CALL, Moving
+from iotdb_cluster.cluster.proposals import Proposals
+from iotdb_cluster.cluster.receiving import FETCH_CALL, MoveReceiving
+from iotdb_cluster.cluster.repair import REPAIR_CALLS, Repair
+from iotdb_cluster.cluster.settings import Settings
+from iotdb_cluster.world import World
+
+__all__ = ["MIGRATION_CALLS", "Migration"]
+
+MIGRATION_CALLS = (*COPY_CALLS, *REPAIR_CALLS, *GIVING_CALLS, FETCH_CALL, MOVES_CALL)
+
+
+class Migration:
+    """Repairs and moves, which share their copies and bandwidth; `moving` tells how far moves are."""
+
+    def __init__(
+        self,
+        world: World,
+        settings: Settings,
+        driver: Driver,
+        machines: dict[int, DataMachine],
+        meta: MetaAccess,
+        calls: Calls,
+        leaders: Leaders,
+        proposals: Proposals,
+        housekeeping: Housekeeping,
+        spawn: Callable[[Coroutine[Any, Any, Any]], None],
+        fault: Callable[[BaseException], None],
+    ) -> None:
+        """`spawn` makes a task of the node's own."""
+        self._given = GivenCopies(world, Bandwidth(world, settings, driver.operations))
+        fetcher = Fetcher(world, calls, Bandwidth(world, settings, driver.operations))
+        self._repair = Repair(
+            world, driver, machines, calls, self._given, fetcher, housekeeping.flushed_copy, housekeeping.collect
+        )
+        self.moving = Moving(world, driver, machines, meta, calls, leaders, proposals, fault)
+        self._giving = MoveGiving(world, driver, machines, meta, self._given, housekeeping.flush_units, spawn)
+        self._receiving = MoveReceiving(world, settings, driver, machines, meta, calls, fetcher)
+        self.rooms = (self._repair, self.moving, self._giving, self._receiving)  # each has a `run`
+        for room in (self._given, self._repair, self.moving, self._giving, self._receiving):
+            room.register(calls)
+
+    async def close(self) -> None:
+        await self._receiving.close()
+        self._given.close()
