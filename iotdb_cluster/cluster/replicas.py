@@ -11,6 +11,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -124,11 +125,11 @@ class Replicas:
             elif record is not None and record.replica_of(self._node) == record.replica(group.replica):
                 group.nodes = {one.id: one.node for one in record.replicas}
             elif number not in self._busy:
-                self._begin(number, self._close(group, self._meta.index))
+                self._begin(number, partial(self._close, group, self._meta.index))
         for number, record in wanted.items():
             replica = record.replica_of(self._node)
             if replica is not None and number not in self._busy and number not in self._driver.groups:
-                self._begin(number, self._open_data(record, replica.id))
+                self._begin(number, partial(self._open_data, record, replica.id))
         self._erase_left(state, self._meta.index)
 
     def _erase_left(self, state: MetaState, decided: int) -> None:
@@ -141,11 +142,11 @@ class Replicas:
                 self._erasing.add(replica)
                 self._spawn(self._erase(replica, decided))
 
-    def _begin(self, number: int, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, number: int, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Open or close the replica of a group, one at a time; meta may have decided on, meanwhile."""
 
         async def run() -> None:
-            await work
+            await work()
             self._busy.discard(number)
             self.follow()
 
