@@ -12,6 +12,11 @@ import pytest
 TESTS = Path(__file__).parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--histories", type=int, default=300, help="random histories of membership (tests/partition)")
+    parser.addoption("--histories-from", type=int, default=1, help="the seed of the first one")
+
+
 def load(path: str) -> ModuleType:
     """A module of the tests by its path below `tests/`, made once.
 

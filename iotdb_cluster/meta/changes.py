@@ -12,7 +12,7 @@ from iotdb_cluster.meta.cluster import Cluster, refused
 from iotdb_cluster.meta.fields import Fields, move_of
 from iotdb_cluster.meta.records import META_GROUP, Change, ChangeKind, NodeState, WantedMove
 
-__all__ = ["HANDLERS", "begin", "none_under_way", "require_change"]
+__all__ = ["HANDLERS", "begin_or_alter", "none_under_way", "require_change"]
 
 _TEXTS = {
     ChangeKind.JOIN: "node {} joins",
@@ -42,9 +42,15 @@ def require_change(cluster: Cluster, *, step: bool = False) -> Change:
     return cluster.change
 
 
-def begin(cluster: Cluster, index: int, kind: ChangeKind, node: int = 0, wanted: tuple[WantedMove, ...] = ()) -> None:
-    """The change that begins at this log index, where none is under way."""
-    cluster.change = Change(index, kind, node, wanted=wanted)
+def begin_or_alter(cluster: Cluster, index: int, kind: ChangeKind, node: int) -> None:
+    """Members change: a change of its own, or a part of the one that waits for a dead node.
+
+    What a rebalance wanted was meant for the members as they were: it is wanted no more.
+    """
+    if cluster.change is None:
+        cluster.change = Change(index, kind, node)
+    else:
+        cluster.change = replace(cluster.change, wanted=())
 
 
 def _set_replication(cluster: Cluster, index: int, fields: Fields) -> Any:
@@ -55,7 +61,7 @@ def _set_replication(cluster: Cluster, index: int, fields: Fields) -> Any:
     if replication == cluster.replication:
         return {"change": 0}
     cluster.settings = {**cluster.settings, "replication": replication}
-    begin(cluster, index, ChangeKind.REPLICATION)
+    cluster.change = Change(index, ChangeKind.REPLICATION)
     cluster.changed = index
     return {"change": index}
 
@@ -80,7 +86,7 @@ def _rebalance(cluster: Cluster, index: int, fields: Fields) -> Any:
     wanted = _wanted(cluster, fields.items("moves"))
     if not wanted:
         return {"change": 0}
-    begin(cluster, index, ChangeKind.REBALANCE, wanted=wanted)
+    cluster.change = Change(index, ChangeKind.REBALANCE, wanted=wanted)
     cluster.changed = index
     return {"change": index}
 

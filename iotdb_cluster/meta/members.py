@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from iotdb_cluster.limits import SLOT_SALT
-from iotdb_cluster.meta.changes import begin, none_under_way, require_change
+from iotdb_cluster.meta.changes import begin_or_alter, none_under_way, require_change
 from iotdb_cluster.meta.cluster import META_VOTERS_MAX, Cluster, refused
 from iotdb_cluster.meta.fields import Fields, address_of
 from iotdb_cluster.meta.records import META_GROUP, ChangeKind, Group, Node, NodeState, Replica, Role
@@ -126,8 +126,7 @@ def _join(cluster: Cluster, index: int, fields: Fields) -> Any:
         cluster.nodes[replaces] = replace(replaced, state=NodeState.LEAVING, dead=True)
     meta = cluster.groups[META_GROUP]
     cluster.groups[META_GROUP] = replace(meta, replicas=(*meta.replicas, Replica(identifier, identifier, Role.JOINING)))
-    if cluster.change is None:
-        begin(cluster, index, ChangeKind.REPLACE if replaces else ChangeKind.JOIN, identifier)
+    begin_or_alter(cluster, index, ChangeKind.REPLACE if replaces else ChangeKind.JOIN, identifier)
     cluster.changed = index
     return _joined(cluster, identifier)
 
@@ -173,8 +172,7 @@ def _leave(cluster: Cluster, index: int, fields: Fields) -> Any:
     else:
         none_under_way(cluster)
     cluster.nodes[identifier] = replace(node, state=NodeState.LEAVING, dead=dead)
-    if cluster.change is None:
-        begin(cluster, index, ChangeKind.LEAVE, identifier)
+    begin_or_alter(cluster, index, ChangeKind.LEAVE, identifier)
     cluster.changed = index
     return {"change": require_change(cluster).id}
 

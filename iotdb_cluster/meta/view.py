@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from iotdb_cluster.errors import check
-from iotdb_cluster.limits import SLOTS
 from iotdb_cluster.meta.cluster import META_VOTERS_MAX
-from iotdb_cluster.meta.records import Group, NodeState, Role
+from iotdb_cluster.meta.records import Group, NodeState, Replica, Role
 from iotdb_cluster.meta.state import MetaState
 from iotdb_cluster.partition.view import ClusterView, GroupView, MemberView, MoveView, ReplicaView
 
@@ -20,6 +21,10 @@ def _group(group: Group) -> GroupView:
     return GroupView(group.id, group.generation, replicas, group.earlier)
 
 
+def _nodes(replicas: Iterable[Replica], role: Role) -> tuple[int, ...]:
+    return tuple(sorted(replica.node for replica in replicas if replica.role is role))
+
+
 def cluster_view(state: MetaState) -> ClusterView:
     """Values only, equal for equal states. The cluster must be founded."""
     meta = state.meta_group
@@ -32,9 +37,10 @@ def cluster_view(state: MetaState) -> ClusterView:
         ),
         replication=state.replication,
         groups=tuple(_group(group) for group in state.groups),
-        owners=tuple(state.table.owner(slot)[0] for slot in range(SLOTS)),
-        meta_voters=tuple(sorted(replica.node for replica in members if replica.role is Role.VOTER)),
-        meta_learners=tuple(sorted(replica.node for replica in members if replica.role is Role.LEARNER)),
+        owners=state.table.owners,
+        meta_voters=_nodes(members, Role.VOTER),
+        meta_learners=_nodes(members, Role.LEARNER),
+        meta_joining=_nodes(members, Role.JOINING),
         meta_voters_max=META_VOTERS_MAX,
         moves=tuple(
             MoveView(move.id, move.giver, move.receiver, tuple(slot for slot, _ in move.slots)) for move in state.moves

@@ -154,7 +154,7 @@ def _meta_members(cluster: ClusterView) -> list[Step]:
     """The dead leave the meta group first: they only make its majority larger. Then those that are missing come."""
     voters = set(cluster.meta_voters)
     members = voters | set(cluster.meta_learners)
-    steps: list[Step] = [RemoveMetaMember(node) for node in sorted(members & cluster.dead)]
+    steps: list[Step] = [RemoveMetaMember(node) for node in sorted(cluster.meta_members & cluster.dead)]
     if steps:
         return steps
     room = cluster.meta_voters_max - len(voters & set(cluster.staying))
@@ -231,8 +231,7 @@ def _endings(cluster: ClusterView) -> list[Step]:
     steps: list[Step] = [
         DissolveGroup(node, cluster.serves(cluster.by_id[node])) for node in leaving if node in cluster.by_id
     ]
-    meta = {*cluster.meta_voters, *cluster.meta_learners}
-    steps = steps or [RemoveMetaMember(node) for node in leaving if node in meta]
+    steps = steps or [RemoveMetaMember(node) for node in leaving if node in cluster.meta_members]
     steps = steps or [RemoveNode(node) for node in leaving]
     return steps or [Finish(cluster.change)]
 
@@ -305,12 +304,9 @@ def _after(view: ClusterView, step: Step) -> ClusterView:
     fresh = 1 + max((replica.id for group in view.groups for replica in group.replicas), default=0)
     match step:
         case AddMetaMember(node, voter):
-            voters, learners = set(view.meta_voters) - {node}, set(view.meta_learners) - {node}
-            (voters if voter else learners).add(node)
-            return replace(view, meta_voters=tuple(sorted(voters)), meta_learners=tuple(sorted(learners)))
+            return view.with_meta(node, voter=voter)
         case RemoveMetaMember(node):
-            voters, learners = set(view.meta_voters) - {node}, set(view.meta_learners) - {node}
-            return replace(view, meta_voters=tuple(sorted(voters)), meta_learners=tuple(sorted(learners)))
+            return view.with_meta(node, voter=None)
         case CreateGroup(header):
             members = view.ring.members(header, view.replication)
             replicas = tuple(ReplicaView(fresh + place, node) for place, node in enumerate(members))

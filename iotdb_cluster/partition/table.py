@@ -33,6 +33,11 @@ class PartitionTable:
         """(group id, slot epoch)."""
         return self._owners[slot], self._epochs[slot]
 
+    @property
+    def owners(self) -> tuple[int, ...]:
+        """The group id of each slot."""
+        return tuple(self._owners)
+
     def slots_of(self, group: int) -> list[int]:
         """The slots that the group owns, ascending."""
         return [slot for slot, owner in enumerate(self._owners) if owner == group]

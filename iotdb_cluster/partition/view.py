@@ -64,7 +64,8 @@ class MoveView:
 
 @dataclass(frozen=True)
 class ClusterView:
-    """Nodes and groups by id; `owners[slot]` is a group's id; `meta_*` are nodes; `change` is 0 where there is none.
+    """Nodes and groups by id; `owners[slot]` is a group's id; `meta_*` are nodes (those joining may be in
+    its Raft configuration, or not yet); `change` is 0 where there is none.
 
     `wanted`: the moves of a rebalance, as (giver, receiver, slots).
     """
@@ -75,6 +76,7 @@ class ClusterView:
     owners: Slots
     meta_voters: tuple[int, ...]
     meta_learners: tuple[int, ...] = ()
+    meta_joining: tuple[int, ...] = ()
     meta_voters_max: int = 7
     moves: tuple[MoveView, ...] = ()
     wanted: tuple[tuple[int, int, Slots], ...] = ()
@@ -97,6 +99,21 @@ class ClusterView:
     @cached_property
     def ring(self) -> Ring:
         return Ring(self.staying)
+
+    @cached_property
+    def meta_members(self) -> frozenset[int]:
+        """Nodes that are, or may be, in the meta group."""
+        return frozenset((*self.meta_voters, *self.meta_learners, *self.meta_joining))
+
+    def with_meta(self, node: int, *, voter: bool | None) -> ClusterView:
+        """As if the meta group had the node as voter or learner, or not at all (None)."""
+        voters, learners = set(self.meta_voters) - {node}, set(self.meta_learners) - {node}
+        if voter is not None:
+            (voters if voter else learners).add(node)
+        joining = tuple(one for one in self.meta_joining if one != node)
+        return replace(
+            self, meta_voters=tuple(sorted(voters)), meta_learners=tuple(sorted(learners)), meta_joining=joining
+        )
 
     @cached_property
     def dead(self) -> frozenset[int]:
