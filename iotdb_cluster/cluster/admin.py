@@ -47,7 +47,7 @@ class AdminConnection(asyncio.Protocol):
         except ValueError:
             answer = {"error": "a line of JSON is wanted"}
         except CallerError as error:
-            answer = {"error": f"{int(error.code)}: {error.message}"}
+            answer = {"error": f"{int(error.code)}: {error.message}", "code": int(error.code)}
         if self._transport is not None:
             self._transport.write(json.dumps(answer).encode() + b"\n")
             self._transport.close()

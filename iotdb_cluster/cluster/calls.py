@@ -164,6 +164,10 @@ class Leaders:
         finally:
             del running[limit]
 
+    def leader(self, group: int) -> int:
+        """The node that leads the group by what this node's own replica knows; 0: it has none, or knows none."""
+        return self._known(group)
+
     def guess(self, group: int) -> int:
         """The node that most probably leads the group; 0 where there is no such group."""
         known = self._known(group) or self._hints.get(group, 0)

@@ -10,7 +10,7 @@ from iotdb_cluster.cluster.calls import Deadline
 from iotdb_cluster.cluster.log import Identity
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
-from iotdb_cluster.cluster.startup import Refused, Tale, identifiers
+from iotdb_cluster.cluster.startup import Refused, Removed, Tale, identifiers
 from iotdb_cluster.errors import CallerError, Status
 from iotdb_cluster.meta import LEVEL, Address, MetaState, commands
 from iotdb_cluster.world import World
@@ -71,16 +71,24 @@ class Membership:
             )
         except CallerError as error:
             if error.code == Status.START_UP_ERROR:
-                raise Refused(error.message) from None
+                gone = self._meta.state.removed_node(identity.identifier) or "is not a member" in error.message
+                raise (Removed if gone else Refused)(error.message) from None
             raise
-        self._compare_seeds()
+        self._compare_settings()
 
-    def _compare_seeds(self) -> None:
-        """The stored membership rules; a seed list that says otherwise is worth a line."""
-        stored = sorted(f"{node.address.host}:{node.address.meta_port}" for node in self._meta.state.nodes)
-        given = sorted(seed.name for seed in self._settings.seeds)
-        if stored != given:
-            logger.warning("seed_nodes are %s; the cluster's members are %s, and these count", given, stored)
+    def _compare_settings(self) -> None:
+        """The stored membership and replication rule; a configuration that says otherwise is worth a line."""
+        state = self._meta.state
+        members = sorted(f"{node.address.host}:{node.address.meta_port}" for node in state.nodes)
+        strangers = sorted({seed.name for seed in self._settings.seeds} - set(members))
+        if strangers:
+            logger.warning("seed_nodes has %s; the cluster's members are %s, and these count", strangers, members)
+        if self._settings.replication != state.replication:
+            logger.warning(
+                "default_replica_num is %d; the cluster's replication number is %d, and this counts",
+                self._settings.replication,
+                state.replication,
+            )
 
 
 def seed_addresses(settings: Settings) -> dict[int, NodeAddress]:

@@ -24,6 +24,7 @@ from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
 from iotdb_cluster.cluster.catalog import Catalog
 from iotdb_cluster.cluster.changes import Changes
 from iotdb_cluster.cluster.compaction import MERGE_CALL, Compaction
+from iotdb_cluster.cluster.conductor import HELD_CALL, Conductor
 from iotdb_cluster.cluster.configuration import Loaded
 from iotdb_cluster.cluster.contents import CONTENT_CALL, Contents
 from iotdb_cluster.cluster.data_group import DataMachine, Machines
@@ -33,6 +34,7 @@ from iotdb_cluster.cluster.everywhere import CLEAR_CACHE_CALL, Everywhere
 from iotdb_cluster.cluster.expiry import Expiry
 from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.cluster.housekeeping import FLUSH_CALL, Housekeeping
+from iotdb_cluster.cluster.joining import enter
 from iotdb_cluster.cluster.leadership import Leadership
 from iotdb_cluster.cluster.log import (
     DurableLog,
@@ -40,9 +42,9 @@ from iotdb_cluster.cluster.log import (
     LogOptions,
     make_durable_directories,
     open_identity,
-    set_identifier,
 )
 from iotdb_cluster.cluster.marks import MARKS_CALL, Marks
+from iotdb_cluster.cluster.members import MEMBER_CALLS, Members
 from iotdb_cluster.cluster.membership import Membership, seed_addresses, tale_of
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.meta_group import MetaMachine
@@ -67,8 +69,6 @@ from iotdb_cluster.cluster.shaping import CONFIGURED_CALL, Shaping, leaves
 from iotdb_cluster.cluster.snapshots import SNAPSHOT_CALLS, SnapshotReceiver, SnapshotSender
 from iotdb_cluster.cluster.startup import (
     OtherSettings,
-    Tale,
-    agree_with_seeds,
     check_stored_settings,
 )
 from iotdb_cluster.cluster.statement_reads import ReadServices
@@ -76,7 +76,8 @@ from iotdb_cluster.cluster.statements import Statements
 from iotdb_cluster.cluster.texts import TextConverter
 from iotdb_cluster.cluster.writes import Writer
 from iotdb_cluster.errors import CallerError, Status
-from iotdb_cluster.packing import pack, unpack
+from iotdb_cluster.meta import Role
+from iotdb_cluster.packing import pack
 from iotdb_cluster.rpc.peer_messages import PeerIdentity
 from iotdb_cluster.rpc.service import ClientService
 from iotdb_cluster.world import World
@@ -85,7 +86,6 @@ __all__ = ["Node"]
 
 logger = logging.getLogger(__name__)
 
-ASK_TIMEOUT_MS = 5_000  # of one question to a seed at the first start
 HANDLERS = (
     *("propose", "propose together", "resolve", "retired"),
     *("schema", "points", "scan open", "scan pull", "scan close"),
@@ -94,6 +94,7 @@ HANDLERS = (
     *("configuration", "activity", "kill query", "tracing", "schema snapshot", "meta applied"),
     *SNAPSHOT_CALLS,
     *(CONTENT_CALL, *BACKUP_CALLS, CONFIGURED_CALL),
+    *(HELD_CALL, *MEMBER_CALLS),
 )
 
 
@@ -191,15 +192,16 @@ class Node:
         self._ports = PeerPorts(world, self._calls.handlers, self.receive_raft, self._admit, self._fault)
         self._endings.push_async_callback(self._ports.close)
         await self._ports.start(settings.listen_host or settings.address.host, settings.address)
-        if not identity.identifier:
-            identity = await self._found(identity)
-        self._identity = identity
+        entry = await enter(world, settings, identity, self._peers)
+        self._addresses.update(entry.addresses)
+        self._incarnations.update(entry.incarnations)
+        identity = self._identity = entry.identity
         self._peers.identify(self._greeting(identity))
         self._calls.node = identity.identifier
         self._addresses.setdefault(identity.identifier, settings.address)
         if len(self._addresses) == 1:  # no check told others: until meta does, the seed list has to
             self._addresses.update({**seed_addresses(settings), identity.identifier: settings.address})
-        await self._build(identity)
+        await self._build(identity, entry.founders)
         await self._until_serving()
         on_serving()
 
@@ -218,19 +220,6 @@ class Node:
         cluster = self._settings.cluster_name if identity.identifier else ""  # a stranger hears how settings differ
         return PeerIdentity(identity.identifier, incarnation, "", cluster, identity.start_number)
 
-    async def _found(self, identity: Identity) -> Identity:
-        """The first start: agree with the seeds, then write down who this node is."""
-
-        async def ask(address: NodeAddress) -> Tale:
-            answer = await self._peers.call_stranger(address, "tale", pack(None), ASK_TIMEOUT_MS)
-            head, _ = unpack(answer)
-            return Tale.load(head)
-
-        founders = await agree_with_seeds(self._world, self._settings, identity.incarnation, ask)
-        self._addresses.update(founders.addresses)
-        self._incarnations.update(founders.incarnations)
-        return set_identifier(self._world.files, self._settings.wal_path, identity, founders.me)
-
     # --- putting the rooms together -----------------------------------------------------------------------------------
 
     def _register_later(self) -> None:
@@ -243,7 +232,7 @@ class Node:
         for name in HANDLERS:
             self._calls.handlers.setdefault(name, not_yet)
 
-    async def _build(self, identity: Identity) -> None:
+    async def _build(self, identity: Identity, founders: tuple[int, ...]) -> None:
         world, settings = self._world, self._settings
         options = LogOptions(
             segment_bytes=settings.log_segment_bytes,
@@ -274,7 +263,7 @@ class Node:
             self._leaders.changed,
             self._spawn,
         )
-        meta_group = await self._replicas.open_meta(identity.identifier, self._meta_machine)
+        meta_group = await self._replicas.open_meta(identity.identifier, self._meta_machine, founders)
         self._meta = MetaAccess(
             self._driver, meta_group, self._meta_machine, self._calls, self._leaders, self._requests
         )
@@ -292,6 +281,10 @@ class Node:
         self._shaping = Shaping(world, self._driver, self._log, self._meta, self._calls)
         self._shaping.register(self._calls)
         self._duties = Duties(world, self._driver, self._meta, self._proposals, self._machines, membership)
+        self._conductor = Conductor(
+            world, self._driver, self._meta, self._machines, self._calls, self._leaders, self._proposals, self._peers
+        )
+        self._conductor.register(self._calls)
         self._handler = self._client_node()
         self._serve_operators()
         self._built = True
@@ -299,12 +292,9 @@ class Node:
         self._driver.start()
         self._meta_changed()
         expiry = Expiry(world, self._driver, self._meta, self._proposals, self._machines, self._marks)
-        for room in (self._duties, self._housekeeping, self._marks, self._compaction, self._leadership):
+        keepers = (self._duties, self._housekeeping, self._marks, self._compaction, self._leadership, expiry)
+        for room in (*keepers, *self._migration.rooms, self._shaping, self._conductor):
             self._spawn(room.run())
-        for part in self._migration.rooms:
-            self._spawn(part.run())
-        self._spawn(expiry.run())
-        self._spawn(self._shaping.run())
         self._spawn(receiver.sweep_forever())
 
     def _build_care(self, disk: DiskSpace, node: int) -> tuple[SnapshotReceiver, RoomGuard]:
@@ -425,6 +415,13 @@ class Node:
             self._sender.progress,
         )
         self._overview.register(self._calls)
+        moves, conductor = self._migration.moving.everywhere, self._conductor
+        members = Members(
+            self._world, self._settings, self._meta, self._calls, self._leaders, conductor, moves, self._fault
+        )
+        members.register(self._calls)
+        self._overview.extend(members.commands)
+        self._spawn(members.run())
         archive = self._archive()
         archive.register(self._calls)
         self._overview.extend(archive.commands)
@@ -469,6 +466,8 @@ class Node:
         except OtherSettings as error:
             self._fault(error)
             return
+        for gone in set(self._addresses) - {node.id for node in state.nodes}:
+            del self._addresses[gone]
         for node in state.nodes:
             self._addresses[node.id] = NodeAddress(*node.address)
             if node.incarnation:
@@ -476,6 +475,7 @@ class Node:
         self._meta.changed()
         self._migration.moving.wake()
         self._replicas.follow()
+        self._conductor.wake()
         self._wake_duties()
 
     def _wake_duties(self) -> None:
@@ -573,7 +573,8 @@ class Node:
         if mine is None or mine.start != identity.start_number:
             return "this start is not registered yet"
         for record in state.groups:
-            if record.replica_of(identity.identifier) is not None:
+            replica = record.replica_of(identity.identifier)
+            if replica is not None and replica.role is Role.VOTER:
                 group = self._driver.groups.get(record.id)
                 if group is None or not group.leader_node:
                     return f"group {record.id} has no leader yet"

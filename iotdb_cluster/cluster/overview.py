@@ -16,6 +16,7 @@ from iotdb_cluster.cluster.settings import NodeAddress, Settings
 from iotdb_cluster.cluster.snapshots import SnapshotProgress
 from iotdb_cluster.errors import CallerError, CorruptData, Status
 from iotdb_cluster.meta import Group as GroupRecord
+from iotdb_cluster.meta import NodeState
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.partition import partition_bounds, schema_slot_of, slot_of
 from iotdb_cluster.world import World
@@ -56,6 +57,7 @@ class Overview:
             "ring": self._ring,
             "status": self._status,
             "host": self._host,
+            "header": self._header,
             "partition": self._partition,
             "groups": self._groups,
             "digest": self._digest,
@@ -79,6 +81,7 @@ class Overview:
                 **self._facts,
                 "serving": self._serving(),
                 "node": self._calls.node,
+                "state": self._member_state(),
                 "client_port": self._settings.address.client_port,
             }
         handler = self._commands.get(str(command))
@@ -91,6 +94,11 @@ class Overview:
     def _deadline(self, timeout_ms: float) -> Deadline:
         return Deadline(self._world, timeout_ms)
 
+    def _member_state(self) -> str:
+        """What this node is to the cluster: joining, normal or leaving; empty before meta knows it."""
+        known = self._meta.state.node(self._calls.node)
+        return "" if known is None else str(known.state)
+
     def _text(self, node: int) -> str:
         found = self._meta.state.node(node)
         return f"node {node}" if found is None else NodeAddress(*found.address).text
@@ -102,13 +110,17 @@ class Overview:
 
     async def _ring(self, request: dict[str, Any]) -> dict[str, Any]:
         del request
-        return {"nodes": [[node.id, self._text(node.id)] for node in self._meta.state.nodes]}
+        return {"nodes": [[node.id, self._text(node.id), str(node.state)] for node in self._meta.state.nodes]}
 
     async def _status(self, request: dict[str, Any]) -> dict[str, Any]:
         del request
-        nodes = [node.id for node in self._meta.state.nodes]
-        alive = await asyncio.gather(*(self._is_alive(node) for node in nodes))
-        return {"nodes": [[self._text(node), "on" if on else "off"] for node, on in zip(nodes, alive, strict=True)]}
+        nodes = self._meta.state.nodes
+        alive = await asyncio.gather(*(self._is_alive(node.id) for node in nodes))
+        rows = []
+        for node, on in zip(nodes, alive, strict=True):
+            shown = "on" if node.state is NodeState.NORMAL else str(node.state)
+            rows.append([self._text(node.id), shown if on else "off"])
+        return {"nodes": rows}
 
     async def _is_alive(self, node: int) -> bool:
         try:
@@ -123,7 +135,26 @@ class Overview:
         shown = [
             group for group in state.groups if request.get("all") or group.replica_of(self._calls.node) is not None
         ]
-        return {"groups": [[self._texts(group), counts.get(group.id, 0)] for group in shown]}
+        return {
+            "groups": [[self._texts(group), counts.get(group.id, 0)] for group in shown],
+            "ids": [group.id for group in shown],
+        }
+
+    async def _header(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The members of the group that a node heads, in the ring's order, and which of them leads."""
+        number = int(request.get("group") or self._calls.node)
+        group = self._meta.state.group(number)
+        if group is None or not number:
+            return {"known": False, "group": number}
+        states = await asyncio.gather(*(self._state_of(node) for node in group.nodes))
+        leaders = {
+            node
+            for node, rows in zip(group.nodes, states, strict=True)
+            for row in rows
+            if row["group"] == number and row["role"] == "leader"
+        }
+        nodes = [[node, self._text(node), node in leaders] for node in group.nodes]
+        return {"known": True, "group": number, "nodes": nodes}
 
     async def _partition(self, request: dict[str, Any]) -> dict[str, Any]:
         state = self._meta.state
@@ -154,6 +185,11 @@ class Overview:
         states = await asyncio.gather(*(self._state_of(node) for node in nodes))
         for node, groups in zip(nodes, states, strict=True):
             rows += [{**row, "node": self._text(node)} for row in groups]
+        newest: dict[int, int] = {}
+        for row in rows:
+            newest[row["group"]] = max(newest.get(row["group"], 0), row["commit"])
+        for row in rows:  # entries that are committed somewhere, and not applied there
+            row["lag"] = max(0, newest[row["group"]] - row["applied"])
         rows.sort(key=lambda row: (row["group"], row["node"]))
         return {"groups": rows}
 

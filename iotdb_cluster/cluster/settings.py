@@ -105,6 +105,8 @@ class Settings:
     compaction_bytes_per_s: int = limits.COMPACTION_BYTES_PER_S
     log_segment_bytes: int = limits.LOG_SEGMENT_BYTES
     log_bytes_max: int = limits.LOG_BYTES_MAX
+    joins: bool = False  # without an identifier yet: ask the seeds to be admitted to their cluster
+    replaces: int = 0  # ... in the place of this member, which is dead; 0: none
     accept_loss: bool = False  # start although batches of the log are damaged, without them
     log_memory_bytes: int = limits.LOG_CACHE_BYTES_MAX
     log_memory_entries: int = limits.LOG_CACHE_ENTRIES_MAX

@@ -302,9 +302,9 @@ def leaves(state: MetaState, number: int, replica: int) -> bool:
 
 
 def _may_leave_meta(state: MetaState, node: int) -> bool:
-    """Whether a member of the meta group is a node that leaves and has no other group any more, or is none."""
+    """Whether a member of the meta group is a node that leaves and has no other group any more, or is dead, or none."""
     known = state.node(node)
-    if known is None:
+    if known is None or known.dead:
         return True
     return not known.stays and state.group(node) is None and all(one.replica_of(node) is None for one in state.groups)
 

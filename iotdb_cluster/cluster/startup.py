@@ -21,6 +21,7 @@ __all__ = [
     "Founders",
     "OtherSettings",
     "Refused",
+    "Removed",
     "Tale",
     "agree_with_seeds",
     "check_stored_settings",
@@ -38,17 +39,21 @@ class Refused(SystemFault):
     """The node must not start: the cluster, or another seed, says why. The command exits with code 3."""
 
 
+class Removed(Refused):
+    """The node is no member any more."""
+
+
 class OtherSettings(SystemFault):
     """The data were made with settings that cannot be changed any more. The command exits with code 4."""
 
 
 def check_stored_settings(settings: Settings, stored: Mapping[str, Any]) -> None:
     """Raise OtherSettings, naming each key with both values, where the cluster was founded with other ones."""
-    names = {"replication": "default_replica_num", "partition_interval_ms": "partition_interval (here in ms)"}
+    names = {"partition_interval_ms": "partition_interval (here in ms)"}
     unequal = [
         f"{names.get(key, key)} is {value!r} in the configuration and {stored[key]!r} in the cluster"
         for key, value in settings.fixed().items()
-        if stored.get(key) != value
+        if stored.get(key) != value and key != "replication"  # which nodetool changes
     ]
     if unequal:
         raise OtherSettings(f"{'; '.join(unequal)}: put the cluster's values back, they cannot be changed")
@@ -123,7 +128,7 @@ async def agree_with_seeds(
     if me is None:
         raise Refused(
             f"this node is {settings.address.name}, which is not among the seed nodes {sorted(places)}: "
-            "write the address as it stands there (adding a node to a running cluster is not built yet)"
+            "write the address as it stands there; to add a node to a running cluster start it with add-node.sh"
         )
     if len(places) < settings.replication // 2 + 1:
         raise Refused(
@@ -182,7 +187,8 @@ def _compare(settings: Settings, incarnation: int, tale: Tale) -> None:
     if known is not None and known != incarnation:
         raise Refused(
             f"{tale.name} knows this node as a member that had data; its disks are empty now. "
-            "Give it back its data directories: it must not start without them (to replace a node is not built yet)"
+            "Give it back its data directories: it must not start without them. If they are lost, this node can take "
+            "the place of the dead one: add-node.sh --replace NODE, the identifier that nodetool.sh ring shows"
         )
 
 

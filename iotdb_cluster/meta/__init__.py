@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from iotdb_cluster.meta import commands
+from iotdb_cluster.meta.changes import UNDER_WAY
 from iotdb_cluster.meta.cluster import META_VOTERS_MAX
 from iotdb_cluster.meta.records import (
     META_GROUP,
@@ -29,6 +30,7 @@ __all__ = [
     "LEVEL",
     "META_GROUP",
     "META_VOTERS_MAX",
+    "UNDER_WAY",
     "Address",
     "Change",
     "ChangeKind",

@@ -12,8 +12,9 @@ from iotdb_cluster.meta.cluster import Cluster, refused
 from iotdb_cluster.meta.fields import Fields, move_of
 from iotdb_cluster.meta.records import META_GROUP, Change, ChangeKind, NodeState, WantedMove
 
-__all__ = ["HANDLERS", "begin_or_alter", "none_under_way", "require_change"]
+__all__ = ["HANDLERS", "UNDER_WAY", "begin_or_alter", "none_under_way", "require_change"]
 
+UNDER_WAY = "the previous membership change has not finished"
 _TEXTS = {
     ChangeKind.JOIN: "node {} joins",
     ChangeKind.LEAVE: "node {} leaves",
@@ -28,7 +29,7 @@ def none_under_way(cluster: Cluster) -> None:
     change = cluster.change
     if change is not None:
         raise refused(
-            f"the previous membership change has not finished ({_TEXTS[change.kind].format(change.node)}): try again "
+            f"{UNDER_WAY} ({_TEXTS[change.kind].format(change.node)}): try again "
             "when it has; nodetool migration shows how far it is, and a node that it waits for can be removed as dead"
         )
 

@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 from typing import IO
 
-__all__ = ["PID_FILE", "home_of", "is_alive", "running_node", "take_pid_file"]
+__all__ = ["PID_FILE", "REMOVED_FILE", "home_of", "is_alive", "running_node", "take_pid_file"]
 
 PID_FILE = "node.pid"
+REMOVED_FILE = "removed"  # why the node is no member any more: start-cluster leaves it out
 LOCK_TRIES = 10
 
 

@@ -1,7 +1,8 @@
 """`start-cluster.sh` and `stop-cluster.sh`: a cluster of processes on this machine, all on loopback.
 
-`DIR/cluster.json` remembers how many nodes there are, their replication number and the distance of their ports from the
-defaults; `DIR/node<i>/` holds `conf/`, `logs/`, `node.pid` and `data/` of node i.
+`DIR/cluster.json` remembers how many nodes there are, or were, how many of these founded the cluster, the replication
+number and the distance of their ports from the defaults; `DIR/node<i>/` holds `conf/`, `logs/`, `node.pid` and `data/`
+of node i. A node that was removed from the cluster leaves the file `removed` there, and is not started again.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import click
 from iotdb_cluster.cluster.keys import CLUSTER_FILE
 from iotdb_cluster.tools.admin_client import AdminUnreachable, ask
 from iotdb_cluster.tools.exits import BAD_ARGUMENTS, DATA_UNUSABLE, DONE, UNREACHABLE
-from iotdb_cluster.tools.homes import is_alive, running_node
+from iotdb_cluster.tools.homes import REMOVED_FILE, is_alive, running_node
 from iotdb_cluster.tools.memory import default_memtable_mb
 
 __all__ = ["Loopback", "main"]
@@ -34,6 +35,7 @@ __all__ = ["Loopback", "main"]
 ROOT = Path(__file__).parents[2]
 FREE_BYTES_MIN = 512 * 1024 * 1024  # of the disk, a node: two log segments, the reserve, and something to write
 START_TIMEOUT_S = 60
+ADD_TIMEOUT_S = 3_600  # for the data to arrive
 STOP_TIMEOUT_S = 30
 NODE_CODES = range(1, 5)  # exit codes of a node that are handed on
 _KEPT = (signal.SIGINT, signal.SIGTERM)
@@ -87,6 +89,11 @@ class Member:
         return f"127.0.0.1:{self.meta_port}:{self.data_port}:{self.client_port}"
 
     @property
+    def removed(self) -> bool:
+        """It has learned that it is no member of the cluster any more."""
+        return (self.directory / REMOVED_FILE).exists()
+
+    @property
     def pid(self) -> int | None:
         """The process that runs this node, or None."""
         return running_node(self.directory)
@@ -103,6 +110,7 @@ class Loopback:
         self.memory = self.directory / "cluster.json"
         self.keys = dict(keys or {})
         self.nodes = 0
+        self.founders = 0
         self.replication = 0
         self.offset = 0
         self._children: dict[int, subprocess.Popen[bytes]] = {}
@@ -112,17 +120,25 @@ class Loopback:
                 known = json.loads(self.memory.read_text())
                 self.nodes, self.replication = int(known["nodes"]), int(known["replication"])
                 self.offset = int(known["port_offset"])
+                self.founders = int(known.get("founders", self.nodes))
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise CannotStart(f"{self.memory} cannot be read: {error!r}", DATA_UNUSABLE) from None
 
     @property
     def members(self) -> list[Member]:
+        """All that there ever were, by number."""
         return [Member(i, self.directory / f"node{i}", self.offset) for i in range(1, self.nodes + 1)]
+
+    @property
+    def present(self) -> list[Member]:
+        """Those that were not removed, as far as they know."""
+        return [member for member in self.members if not member.removed]
 
     def settle(self, nodes: int | None, replication: int | None, offset: int | None) -> None:
         """Take the numbers given for a new cluster; refuse those that differ from the data's."""
         if not self.nodes:
             self.nodes, self.offset = 3 if nodes is None else nodes, offset or 0
+            self.founders = self.nodes
             self.replication = min(3, self.nodes) if replication is None else replication
             if not 1 <= self.nodes <= NODES_MAX:
                 raise CannotStart(f"{self.nodes} nodes: a number from 1 to {NODES_MAX} is wanted")
@@ -134,7 +150,7 @@ class Loopback:
                 )
             return
         for what, given, known in (
-            ("nodes", nodes, self.nodes),
+            ("nodes", nodes, len(self.present)),
             ("replicas", replication, self.replication),
             ("port offset", offset, self.offset),
         ):
@@ -146,7 +162,7 @@ class Loopback:
 
     def start(self) -> list[Member]:
         """Start those that do not run; the ones started. Raises CannotStart, with nothing left running."""
-        missing = [member for member in self.members if member.pid is None]
+        missing = [member for member in self.present if member.pid is None]
         self._check_room(missing)
         self._check_ports(missing)
         started: list[Member] = []
@@ -160,6 +176,82 @@ class Loopback:
             self.stop(started, quietly=True)
             raise
         return started
+
+    def add(self, timeout_s: float = ADD_TIMEOUT_S) -> Member:
+        """One more node: started as one that joins, back when it serves and its data has arrived.
+
+        Raises CannotStart; then the node that was launched is stopped, and forgotten where it was not admitted.
+        """
+        running = [member for member in self.present if member.pid is not None]
+        if not running:
+            raise CannotStart(f"no node of {self.directory} runs: start the cluster first", UNREACHABLE)
+        if len(self.members) >= NODES_MAX:
+            raise CannotStart(f"the directory has had {NODES_MAX} nodes: no more fit between the ports")
+        told = self._told(running)
+        self.replication = int(told["replication"])
+        seeds = [text for _, text, *_ in told["nodes"]]
+        for known in self.present:
+            if known.pid is None and known.seed not in seeds:  # it was down when it was removed, and does not know
+                (known.directory / REMOVED_FILE).write_text("removed while it was down\n")
+        self.nodes += 1
+        member = self.members[-1]
+        try:
+            self._check_room([member])
+            self._check_ports([member])
+            self._remember()
+            self.launch(member, seeds)
+            self._wait_until_joined(member, running, timeout_s)
+        except BaseException:
+            self.stop([member], quietly=True)
+            if not (member.directory / "data" / "system" / "joined").exists():
+                shutil.rmtree(member.directory, ignore_errors=True)
+                self.nodes -= 1
+                self._remember()
+            raise
+        return member
+
+    def _told(self, members: Sequence[Member]) -> dict[str, Any]:
+        """What the first of the members that answers says of the change of membership under way."""
+        failure = "nobody was asked"
+        for member in members:
+            try:
+                answer = ask("127.0.0.1", member.nodetool_port, {"command": "migration"})
+            except AdminUnreachable as error:
+                failure = str(error)
+                continue
+            if "error" not in answer and not answer.get("forming"):
+                return answer
+            failure = str(answer.get("error", "the cluster is being created"))
+        raise CannotStart(f"no node of {self.directory} says how the cluster is: {failure}", UNREACHABLE)
+
+    def _wait_until_joined(self, member: Member, others: Sequence[Member], timeout_s: float) -> None:
+        serve_by, end = time.monotonic() + START_TIMEOUT_S, time.monotonic() + timeout_s
+        while not self._serves(member):
+            if self.pid(member) is None:
+                child = self._children.get(member.number)
+                code = UNREACHABLE if child is None or child.returncode not in NODE_CODES else child.returncode
+                raise CannotStart(f"node {member.number} ended: {self._last_word(member)}", code)
+            if time.monotonic() > serve_by:
+                raise CannotStart(
+                    f"node {member.number} does not serve after {START_TIMEOUT_S} s: {self._last_word(member)}",
+                    UNREACHABLE,
+                )
+            time.sleep(0.05)
+        said = -1
+        while True:
+            told = self._told([member, *others])
+            if told["change"] is None:
+                return
+            if told["slots_left"] != said:
+                said = told["slots_left"]
+                click.echo(f"node {member.number} has joined; {said} slots left to move", err=True)
+            if time.monotonic() > end:
+                raise CannotStart(
+                    f"the data of node {member.number} has not arrived after {timeout_s:.0f} s: "
+                    f"{'; '.join(told['waiting']) or told['steps'][:1]}",
+                    UNREACHABLE,
+                )
+            time.sleep(0.2)
 
     def stop(self, members: list[Member], quietly: bool = False) -> int:
         """End these nodes; how many ran."""
@@ -197,7 +289,13 @@ class Loopback:
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def _remember(self) -> None:
-        known = {"version": 1, "nodes": self.nodes, "replication": self.replication, "port_offset": self.offset}
+        known = {
+            "version": 1,
+            "nodes": self.nodes,
+            "founders": self.founders,
+            "replication": self.replication,
+            "port_offset": self.offset,
+        }
         temporary = self.memory.with_suffix(".new")
         temporary.write_text(json.dumps(known) + "\n")
         temporary.replace(self.memory)
@@ -226,12 +324,12 @@ class Loopback:
                 if _taken(port):
                     click.echo(f"warning: port {port} is taken: node {member.number} runs without {what}", err=True)
 
-    def launch(self, member: Member) -> None:
-        """Start the process of one node and return at once."""
+    def launch(self, member: Member, joins: Sequence[str] = ()) -> None:
+        """Start the process of one node and return at once; `joins`: the seeds that it asks to be admitted."""
         conf = member.directory / "conf"
         conf.mkdir(parents=True, exist_ok=True)
         (member.directory / "logs").mkdir(exist_ok=True)
-        seeds = ",".join(other.seed for other in self.members)
+        seeds = ",".join(joins or [founder.seed for founder in self.members[: self.founders]])
         lines = {
             "cluster_rpc_ip": "127.0.0.1",
             "internal_meta_port": member.meta_port,
@@ -251,7 +349,8 @@ class Loopback:
         with (member.directory / "logs" / "console.log").open("ab") as console, _signals_wait():
             self._said_before[member.number] = console.tell()
             self._children[member.number] = subprocess.Popen(
-                [sys.executable, "-m", "iotdb_cluster.tools.node", "-c", str(conf), "-home", str(member.directory)],
+                [sys.executable, "-m", "iotdb_cluster.tools.node", "-c", str(conf), "-home", str(member.directory)]
+                + (["-a"] if joins else []),
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": str(ROOT), "MALLOC_ARENA_MAX": "2"},
                 stdin=subprocess.DEVNULL,
@@ -260,13 +359,16 @@ class Loopback:
                 start_new_session=True,
             )
 
-    def wait_until_serving(self) -> None:
-        """Raises CannotStart where a node ends, or does not serve in time."""
+    def wait_until_serving(self, members: Sequence[Member] | None = None) -> None:
+        """All, or these. Raises CannotStart where a node ends, or does not serve in time."""
         deadline = time.monotonic() + START_TIMEOUT_S
-        waiting = {member.number: member for member in self.members}
+        waiting = {member.number: member for member in (self.present if members is None else members)}
         while waiting:
             for number, member in list(waiting.items()):
                 if self._serves(member):
+                    del waiting[number]
+                elif self.pid(member) is None and member.removed:
+                    click.echo(f"node {number} is left out: {self._last_word(member)}", err=True)
                     del waiting[number]
                 elif self.pid(member) is None:
                     child = self._children.get(number)
@@ -340,21 +442,36 @@ def main() -> None:
 @click.option("--replication", type=int, help="Replicas of every slot (default: 3, or the number of nodes).")
 @click.option("--data", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
 @click.option("--port-offset", type=int, help="Added to every default port (default 0).")
-def start(nodes: int | None, replication: int | None, data: Path, port_offset: int | None) -> None:
+@click.option("--add", is_flag=True, help="One more node; return when it has joined and its data has arrived.")
+def start(nodes: int | None, replication: int | None, data: Path, port_offset: int | None, add: bool) -> None:
     """Start those of NODES (default 3) loopback nodes that do not run; return when all serve."""
     cluster = Loopback(data)
-    cluster.settle(nodes, replication, port_offset)
     began = time.monotonic()
+    if add:
+        if (nodes, replication, port_offset) != (None, None, None):
+            raise click.UsageError("--add takes no numbers: the node joins the cluster as it is")
+        if not cluster.nodes:
+            raise CannotStart(f"{cluster.directory} holds no cluster: start one first")
+        member = cluster.add()
+        click.echo(f"node {member.number} has joined and has its data, after {time.monotonic() - began:.1f} s")
+        click.echo(f"clients connect to 127.0.0.1, port {member.client_port} too; nodetool port {member.nodetool_port}")
+        return
+    cluster.settle(nodes, replication, port_offset)
     started = cluster.start()
-    ports = ", ".join(str(member.client_port) for member in cluster.members)
+    _tell(cluster, len(started), time.monotonic() - began, "" if data == Path("data") else f" --data {data}")
+
+
+def _tell(cluster: Loopback, started: int, seconds: float, suffix: str) -> None:
+    """What runs now, and how to go on."""
+    present = cluster.present
+    ports = ", ".join(str(member.client_port) for member in present)
     if started:
-        click.echo(f"{len(started)} of {cluster.nodes} nodes started in {time.monotonic() - began:.1f} s")
+        click.echo(f"{started} of {len(present)} nodes started in {seconds:.1f} s")
     else:
-        click.echo(f"all {cluster.nodes} nodes are running")
+        click.echo(f"all {len(present)} nodes are running")
     click.echo(f"clients connect to 127.0.0.1, port {ports} (any of them), user root, password root")
     click.echo(f"replication {cluster.replication}; data and logs in {cluster.directory}/node1 .. node{cluster.nodes}")
-    suffix = "" if data == Path("data") else f" --data {data}"
-    first = cluster.members[0]
+    first = present[0]
     click.echo(
         "next:  .venv/bin/python examples/quickstart.py" + (f" --port {first.client_port}" if cluster.offset else "")
     )

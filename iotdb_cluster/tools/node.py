@@ -1,4 +1,4 @@
-"""`start-node.sh`: one node in the foreground, until SIGTERM or SIGINT."""
+"""`start-node.sh`, `add-node.sh`: one node in the foreground, until SIGTERM or SIGINT. `-r` is `remove-node.sh`."""
 
 from __future__ import annotations
 
@@ -11,36 +11,23 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from iotdb_cluster.cluster.configuration import FILES, BadConfiguration, Loaded, PropertyFile, load
+from iotdb_cluster.cluster.configuration import BadConfiguration, Loaded
 from iotdb_cluster.cluster.node import Node
-from iotdb_cluster.cluster.startup import OtherSettings, Refused
+from iotdb_cluster.cluster.startup import OtherSettings, Refused, Removed
 from iotdb_cluster.errors import CorruptData, SystemFault
+from iotdb_cluster.tools.arguments import parse_arguments, read_settings
 from iotdb_cluster.tools.exits import BAD_ARGUMENTS, DATA_UNUSABLE, DONE, REFUSED, UNREACHABLE
-from iotdb_cluster.tools.homes import PID_FILE, home_of, running_node, take_pid_file
-from iotdb_cluster.tools.memory import default_memtable_mb
+from iotdb_cluster.tools.homes import PID_FILE, REMOVED_FILE, running_node, take_pid_file
+from iotdb_cluster.tools.remove import main as remove_node
 from iotdb_cluster.tools.web import start_web
 from iotdb_cluster.world import real_world
 
-__all__ = ["Arguments", "main", "parse_arguments", "read_settings"]
+__all__ = ["main"]
 
 logger = logging.getLogger("iotdb_cluster.node")
 
-USAGE = """usage: start-node.sh [printgc] [-c CONF_DIR] [-internal_meta_port N] [-internal_data_port N]
-                     [-cluster_rpc_port N] [-cluster_rpc_ip HOST] [-seed_nodes LIST]
-                     [-nodetool_port N] [-web_port N] [-home DIR] [--accept-loss]"""
-OVERRIDES = {
-    "-internal_meta_port",
-    "-internal_data_port",
-    "-cluster_rpc_port",
-    "-cluster_rpc_ip",
-    "-seed_nodes",
-    "-nodetool_port",
-    "-web_port",
-    "-default_replica_num",
-}
 OPEN_FILES_WANTED = 65_535
 BACKLOG_WANTED = 1_024
 LOG_FILES_KEPT = 7
@@ -48,70 +35,14 @@ LOG_FILES_KEPT = 7
 GC_THRESHOLDS = (50_000, 20, 20)
 
 
-@dataclass(slots=True)
-class Arguments:
-    """The command line: where the property files are, and what it overrides."""
-
-    conf: Path | None = None
-    given_home: Path | None = None
-    overrides: dict[str, str] = field(default_factory=dict)
-    print_gc: bool = False
-    accept_loss: bool = False
-
-    @property
-    def home(self) -> Path:
-        """Where `logs/`, `node.pid` and, unless the files say otherwise, `data/` are."""
-        return self.given_home or home_of(self.conf)
-
-
-def parse_arguments(words: Sequence[str]) -> Arguments:
-    """Raises BadConfiguration for an unknown word or a missing value."""
-    found = Arguments()
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if word == "printgc":
-            found.print_gc = True
-        elif word == "--accept-loss":
-            found.accept_loss = True
-        elif word in ("-h", "-help", "--help"):
-            raise BadConfiguration(USAGE)
-        elif word in ("-s", "-sc"):
-            continue
-        elif word in {"-c", "-home", *OVERRIDES}:
-            if not rest:
-                raise BadConfiguration(f"{word} needs a value\n{USAGE}")
-            value = rest.pop(0)
-            if word == "-c":
-                found.conf = Path(value)
-            elif word == "-home":
-                found.given_home = Path(value)
-            else:
-                found.overrides[word[1:]] = value
-        elif not word.startswith("-") and found.conf is None:
-            found.conf = Path(word)
-        else:
-            raise BadConfiguration(f"{word} is not an option of this command\n{USAGE}")
-    return found
-
-
-def read_settings(arguments: Arguments) -> Loaded:
-    """Read the property files; a directory that was named must hold at least one of them. Raises BadConfiguration."""
-    conf = arguments.conf or arguments.home / "conf"
-    files = [
-        PropertyFile(name, str(conf / name), (conf / name).read_text()) for name in FILES if (conf / name).exists()
-    ]
-    if arguments.conf is not None and not files:
-        raise BadConfiguration(f"{conf} holds neither {FILES[0]} nor {FILES[1]}")
-    usual = PropertyFile(FILES[1], "memory of this machine", f"memtable_memory_mb={default_memtable_mb()}")
-    loaded = load([usual, *files], arguments.overrides, str(arguments.home.resolve()))
-    return replace(loaded, settings=replace(loaded.settings, accept_loss=arguments.accept_loss))
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """The exit code; see `exits`."""
+    given = list(sys.argv[1:] if words is None else words)
+    if "-r" in given:
+        given.remove("-r")
+        return remove_node(given)
     try:
-        arguments = parse_arguments(sys.argv[1:] if words is None else words)
+        arguments = parse_arguments(given)
         loaded = read_settings(arguments)
     except (BadConfiguration, OSError) as error:
         print(error, file=sys.stderr)
@@ -133,12 +64,12 @@ def main(words: Sequence[str] | None = None) -> int:
         logger.info("printgc has no effect: there is no JVM whose collections could be logged")
     _prepare_process()
     with pid_file:
-        code = _run(loaded, lambda: read_settings(arguments))
+        code = _run(loaded, lambda: read_settings(arguments), home / REMOVED_FILE)
         (home / PID_FILE).unlink(missing_ok=True)
     return code
 
 
-def _run(loaded: Loaded, read_again: Callable[[], Loaded]) -> int:
+def _run(loaded: Loaded, read_again: Callable[[], Loaded], removed: Path) -> int:
     try:
         import uvloop
 
@@ -148,6 +79,10 @@ def _run(loaded: Loaded, read_again: Callable[[], Loaded]) -> int:
     try:
         with runner:
             runner.run(_serve(loaded, read_again))
+    except Removed as error:
+        logger.warning("the node stops for good: %s", error)
+        removed.write_text(f"{error}\n")
+        return REFUSED
     except Refused as error:
         logger.error("the node does not start: %s", error)
         return REFUSED

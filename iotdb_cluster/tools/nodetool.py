@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from iotdb_cluster.limits import MIB
-from iotdb_cluster.tools import nodetool_archive
+from iotdb_cluster.tools import nodetool_archive, nodetool_members
 from iotdb_cluster.tools.admin_client import AdminUnreachable, ask
 from iotdb_cluster.tools.exits import BAD_ARGUMENTS, UNREACHABLE
 from iotdb_cluster.tools.raft_log import show_log
@@ -21,8 +21,9 @@ ANSWER_S = 10.0
 DIGEST_S = 3_600.0  # all data are read
 COMMANDS = {
     **nodetool_archive.COMMANDS,
+    **nodetool_members.COMMANDS,
     "digest": "Compare the replicas' digests of each group's content",
-    "groups": "Print leader, term, commit and applied index of each Raft group",
+    "groups": "Print leader, term, commit, applied index and lag of each member of each Raft group",
     "help": "Display help information",
     "host": "Print partitions information which a specific host belongs to",
     "log": "Print raft logs from a log directory or a segment file",
@@ -47,6 +48,7 @@ class _Asker:
         except AdminUnreachable as error:
             click.echo(f"nodetool: Failed to connect to '{self.host}:{self.port}' - {error}.", err=True)
             sys.exit(BAD_ARGUMENTS)
+        nodetool_members.refused(answer)
         if "error" in answer:
             click.echo(f"error: {answer['error']}", err=True)
             sys.exit(UNREACHABLE)
@@ -93,7 +95,7 @@ def help_(command: str | None = None) -> None:
     click.echo("        <command> [<args>]\n")
     click.echo("The most commonly used nodetool commands are:")
     for name, about in sorted(COMMANDS.items()):
-        click.echo(f"    {name:<12}{about}")
+        click.echo(f"    {name:<16}{about}")
     click.echo("\nSee 'nodetool help <command>' for more information on a specific command.")
 
 
@@ -103,7 +105,10 @@ def ring(asker: _Asker) -> None:
     """Print information about the hash ring of nodes"""
     answer = asker("ring")
     lines = [f"{'Node Identifier':<20}  {'Node':>30}"]
-    lines += [f"{identifier:<20d}->{text:>30}" for identifier, text in answer.get("nodes", [])]
+    lines += [
+        f"{identifier:<20d}->{text:>30}{'' if state == 'normal' else f' ({state})'}"
+        for identifier, text, state in answer.get("nodes", [])
+    ]
     asker.show(answer, lines)
 
 
@@ -155,11 +160,12 @@ def partition(asker: _Asker, path: str, starttime: int | None, endtime: int | No
 @main.command()
 @click.pass_obj
 def groups(asker: _Asker) -> None:
-    """Print leader, term, commit and applied index of each Raft group"""
+    """Print leader, term, commit, applied index and lag of each member of each Raft group"""
     answer = asker("groups")
-    lines = [f"{'Group':<8}{'Node':<32}{'Role':<12}{'Term':>8}{'Commit':>12}{'Applied':>12}"]
+    lines = [f"{'Group':<8}{'Node':<32}{'Role':<12}{'Term':>8}{'Commit':>12}{'Applied':>12}{'Lag':>10}"]
     lines += [
         f"{row['group']:<8}{row['node']:<32}{row['role']:<12}{row['term']:>8}{row['commit']:>12}{row['applied']:>12}"
+        f"{row['lag']:>10}"
         for row in answer.get("groups", [])
     ]
     for row in answer.get("groups", []):
@@ -211,6 +217,16 @@ def log(asker: _Asker, path: str, detail: bool) -> None:
 main.add_command(nodetool_archive.backup)
 main.add_command(nodetool_archive.restore)
 main.add_command(nodetool_archive.content)
+for _command in (
+    nodetool_members.header,
+    nodetool_members.migration,
+    nodetool_members.pause,
+    nodetool_members.rebalance,
+    nodetool_members.resume,
+    nodetool_members.set_replication,
+    nodetool_members.slot,
+):
+    main.add_command(_command)
 
 
 def run() -> int:

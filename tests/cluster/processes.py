@@ -99,6 +99,23 @@ class Processes:
         """Until every node serves."""
         self.loopback.wait_until_serving()
 
+    def wait_for(self, number: int) -> None:
+        """Until one node serves."""
+        self.loopback.wait_until_serving([self.member(number)])
+
+    def add(self, timeout_s: float = 120) -> int:
+        """One more node that joins, with its data; its number."""
+        return self.loopback.add(timeout_s).number
+
+    def remove(self, number: int, *, through: int, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+        """Remove a node, dead or alive, asking another one, and wait until it has left."""
+        seed, port = self.member(through).seed, str(self.member(number).meta_port)
+        words = ["127.0.0.1", port, "-seed_nodes", seed, "-home", str(self.directory), "-t", str(timeout_s)]
+        run = run_tool("remove", *words, timeout_s=timeout_s + 30)
+        if run.returncode:
+            raise RuntimeError(f"node {number} is not removed ({run.returncode}): {run.stdout}{run.stderr}")
+        return run
+
     def stop(self) -> None:
         """End what runs, cleanly."""
         self.loopback.stop(self.members, quietly=True)

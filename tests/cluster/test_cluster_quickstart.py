@@ -131,7 +131,7 @@ def test_partition_shows_who_holds_what(cluster: Any) -> None:
 @pytest.mark.usefixtures("peer")
 def test_groups_show_one_leader_each(cluster: Any) -> None:
     head, *rows = lines(cluster.nodetool("groups"))
-    assert head.split() == ["Group", "Node", "Role", "Term", "Commit", "Applied"]
+    assert head.split() == ["Group", "Node", "Role", "Term", "Commit", "Applied", "Lag"]
     cells = [row.split() for row in rows]
     assert sorted((int(row[0]), row[1]) for row in cells) == [
         (g, t) for g in range(4) for t in sorted(node_texts(cluster))

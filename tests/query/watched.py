@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from iotdb_cluster.cluster.node import Node
-from iotdb_cluster.tools.node import parse_arguments, read_settings
+from iotdb_cluster.tools.arguments import parse_arguments, read_settings
 from iotdb_cluster.world import real_world
 
 START_S_MAX = 60

@@ -1,0 +1,337 @@
+"""What operators and strangers ask of the membership: to be admitted, to remove a member, how far a change is.
+
+Any member answers. The calls come over the ports between nodes, from nodes that have no identifier yet and from the
+tools; the commands come over the nodetool port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
+from iotdb_cluster.cluster.conductor import EXILE_CALL, Conductor, described
+from iotdb_cluster.cluster.joining import JOIN_CALL
+from iotdb_cluster.cluster.meta_access import MetaAccess
+from iotdb_cluster.cluster.settings import NodeAddress, Settings
+from iotdb_cluster.cluster.startup import Removed
+from iotdb_cluster.data import runs_of
+from iotdb_cluster.errors import CallerError, Status
+from iotdb_cluster.limits import SLOTS
+from iotdb_cluster.meta import META_GROUP, UNDER_WAY, Address, Node, cluster_view, commands
+from iotdb_cluster.packing import pack, unpack
+from iotdb_cluster.partition.plan import MoveSlots, rebalance, whole_plan
+from iotdb_cluster.partition.view import ClusterView
+from iotdb_cluster.world import World
+
+__all__ = ["CHANGE_CALL", "LEAVE_CALL", "MEMBER_CALLS", "Members"]
+
+logger = logging.getLogger(__name__)
+
+LEAVE_CALL, CHANGE_CALL, MEMBER_CALL, REACH_CALL = "leave", "change", "is member", "reach"
+MEMBER_CALLS = (JOIN_CALL, LEAVE_CALL, CHANGE_CALL, MEMBER_CALL, REACH_CALL, EXILE_CALL)
+PROPOSE_MS = 10_000
+PROBE_MS = 1_000
+PROBES = 3  # nobody reaches a node in any of them: it is dead
+WATCH_MS = 2_000
+LONELY_MS = 6_000  # without a leader of the meta group for so long: does the cluster go on without this node?
+REBALANCED_BY = ("slots", "bytes", "points")
+
+
+class Members:
+    """One node's part in it. `moves()`: how far the moves under way are (`moving.MoveProgress`).
+
+    `fault(error)` ends the node, which learns that it is no member any more.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        settings: Settings,
+        meta: MetaAccess,
+        calls: Calls,
+        leaders: Leaders,
+        conductor: Conductor,
+        moves: Callable[[], Awaitable[list[dict[str, Any]]]],
+        fault: Callable[[BaseException], None],
+    ) -> None:
+        self._world = world
+        self._settings = settings
+        self._meta = meta
+        self._calls = calls
+        self._leaders = leaders
+        self._conductor = conductor
+        self._moves = moves
+        self._fault = fault
+        self.commands: Mapping[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
+            "migration": self._migration,
+            "remove-node": self._remove_node,
+            "rebalance": self._rebalance,
+            "set-replication": self._set_replication,
+            "pause": self._pause,
+            "resume": self._resume,
+        }
+
+    def register(self, calls: Calls) -> None:
+        calls.handlers.update(
+            {
+                JOIN_CALL: self._join_call,
+                LEAVE_CALL: self._leave_call,
+                CHANGE_CALL: self._change_call,
+                MEMBER_CALL: self._member_call,
+                REACH_CALL: self._reach_call,
+                EXILE_CALL: self._exile_call,
+            }
+        )
+
+    def _deadline(self, timeout_ms: float = PROPOSE_MS) -> Deadline:
+        return Deadline(self._world, timeout_ms)
+
+    def _require_formed(self) -> None:
+        if not self._meta.state.bootstrapped:
+            raise CallerError(Status.PARTITION_NOT_READY, "the cluster is still being formed: try again")
+
+    # --- joining ------------------------------------------------------------------------------------------------------
+
+    async def _join_call(self, body: memoryview, deadline: Deadline) -> bytes:
+        """The value of `join_node`, or {"busy": why not yet}; raises 504 with the reason of a refusal."""
+        self._require_formed()
+        head, _ = unpack(body)
+        await self._meta.barrier(deadline)
+        address, settings = NodeAddress.load(head["address"]), dict(head["settings"])
+        unequal = self._unequal(address, settings)
+        if unequal:
+            raise CallerError(Status.START_UP_ERROR, f"{'; '.join(unequal)}: make them equal to the cluster's")
+        try:
+            value = await self._meta.propose(
+                lambda request: commands.join_node(
+                    request,
+                    Address(*address.dump()),
+                    int(head["incarnation"]),
+                    int(head["start"]),
+                    int(head["level"]),
+                    settings,
+                    int(head["replaces"]),
+                ),
+                deadline,
+            )
+        except CallerError as error:
+            if error.code == Status.START_UP_ERROR and error.message.startswith(UNDER_WAY):
+                return pack({"busy": error.message})
+            raise
+        return pack(value)
+
+    def _unequal(self, address: NodeAddress, theirs: Mapping[str, Any]) -> list[str]:
+        """What a node must have as the cluster has it, and has not; each with both values."""
+        state = self._meta.state
+        ours = {**self._settings.agreement(), "default_replica_num": state.replication}
+        members = sorted(NodeAddress(*node.address).name for node in state.nodes)
+        strangers = sorted(set(theirs.get("seed_nodes", ())) - {*members, address.name})
+        unequal = [
+            f"{key} is {theirs.get(key)!r} at {address.name} and {value!r} in the cluster"
+            for key, value in sorted(ours.items())
+            if key != "seed_nodes" and theirs.get(key) != value
+        ]
+        if strangers:
+            unequal.append(f"seed_nodes has {strangers} at {address.name}, and the cluster's members are {members}")
+        return unequal
+
+    # --- leaving ------------------------------------------------------------------------------------------------------
+
+    async def _leave_call(self, body: memoryview, deadline: Deadline) -> bytes:
+        head, _ = unpack(body)
+        return pack(await self._leave(str(head["target"]), deadline))
+
+    async def _remove_node(self, request: dict[str, Any]) -> dict[str, Any]:
+        return await self._leave(str(request.get("target", "")), self._deadline(2 * PROPOSE_MS))
+
+    async def _leave(self, target: str, deadline: Deadline) -> dict[str, Any]:
+        """Begin the leave of a member; dead, where no member reaches it."""
+        self._require_formed()
+        await self._meta.barrier(deadline)
+        node = self._find(target)
+        dead = not await self._is_reached(node.id)
+        value = await self._meta.propose(lambda request: commands.leave_node(request, node.id, dead), deadline)
+        return {"node": node.id, "name": NodeAddress(*node.address).text, "dead": dead, "change": value["change"]}
+
+    def _find(self, target: str) -> Node:
+        """A member by identifier, `host:port` with its meta, data or client port, or its four parts."""
+        found = []
+        for node in self._meta.state.nodes:
+            host, *ports = node.address
+            names = {str(node.id), NodeAddress(*node.address).text, *(f"{host}:{port}" for port in ports)}
+            if target in names:
+                found.append(node)
+        if not found:
+            raise CallerError(Status.START_UP_ERROR, f"node {target} is not found in the cluster")
+        if len(found) > 1:
+            texts = ", ".join(f"{node.id} ({NodeAddress(*node.address).text})" for node in found)
+            raise CallerError(Status.START_UP_ERROR, f"{target} names several members: {texts}; give the identifier")
+        return found[0]
+
+    async def _is_reached(self, node: int) -> bool:
+        """Whether any member has an answer of the node: one alone may be cut off from it."""
+        others = [one.id for one in self._meta.state.nodes if one.id != node]
+        for _ in range(PROBES):
+            if any(await asyncio.gather(*(self._ask_reach(other, node) for other in others))):
+                return True
+            await asyncio.sleep(0.2)
+        return False
+
+    async def _ask_reach(self, member: int, node: int) -> bool:
+        try:
+            answer = await self._calls.call(member, REACH_CALL, pack({"node": node}), self._deadline(2 * PROBE_MS))
+        except CallerError:
+            return False
+        head, _ = unpack(answer)
+        return bool(head)
+
+    async def _reach_call(self, body: memoryview, deadline: Deadline) -> bytes:
+        head, _ = unpack(body)
+        try:
+            await self._calls.call(int(head["node"]), MEMBER_CALL, pack({"node": 0}), deadline.within(PROBE_MS))
+        except CallerError:
+            return pack(False)
+        return pack(True)
+
+    # --- who is none any more -----------------------------------------------------------------------------------------
+
+    async def _exile_call(self, body: memoryview, deadline: Deadline) -> bytes:
+        del deadline
+        head, _ = unpack(body)
+        node = self._calls.node
+        if int(head["node"]) == node:
+            reason = f"node {node} is removed: it is no member of the cluster any more"
+            asyncio.get_running_loop().call_later(0.1, self._fault, Removed(reason))  # the answer goes first
+        return pack(None)
+
+    async def _member_call(self, body: memoryview, deadline: Deadline) -> bytes:
+        """Whether a node was removed, as far as is known here."""
+        del deadline
+        head, _ = unpack(body)
+        state = self._meta.state
+        return pack({"removed": state.bootstrapped and state.removed_node(int(head["node"]))})
+
+    async def run(self) -> None:
+        """Until cancelled: a node that hears nothing of the meta group asks whether it was removed."""
+        lonely_ms = 0.0
+        while True:
+            await asyncio.sleep(WATCH_MS / 1000)
+            state = self._meta.state
+            lonely_ms = lonely_ms + WATCH_MS if state.bootstrapped and not self._leaders.leader(META_GROUP) else 0.0
+            if lonely_ms >= LONELY_MS and await self._was_removed():
+                self._fault(Removed(f"node {self._calls.node} was removed: it is no member of the cluster any more"))
+                return
+
+    async def _was_removed(self) -> bool:
+        body = pack({"node": self._calls.node})
+        for node in self._meta.state.nodes:
+            if node.id == self._calls.node:
+                continue
+            try:
+                head, _ = unpack(await self._calls.call(node.id, MEMBER_CALL, body, self._deadline(PROBE_MS)))
+            except CallerError:
+                continue
+            if head["removed"]:
+                return True
+        return False
+
+    # --- how far it is ------------------------------------------------------------------------------------------------
+
+    async def _change_call(self, body: memoryview, deadline: Deadline) -> bytes:
+        del body
+        return pack(await self._progress(deadline))
+
+    async def _migration(self, request: dict[str, Any]) -> dict[str, Any]:
+        del request
+        return await self._progress(self._deadline())
+
+    async def _progress(self, deadline: Deadline) -> dict[str, Any]:
+        """As the meta group's leader sees it; where there is none, as this node does."""
+        self._require_formed()
+        leader = self._leaders.leader(META_GROUP)
+        if leader and leader != self._calls.node:
+            try:
+                head, _ = unpack(await self._calls.call(leader, CHANGE_CALL, pack(None), deadline))
+                return dict(head)
+            except CallerError as error:
+                logger.info("node %d does not say how far the change is: %s", leader, error.message)
+        return await self._told(leader)
+
+    async def _told(self, leader: int) -> dict[str, Any]:
+        state = self._meta.state
+        change, view = state.change, cluster_view(state)
+        plan = await self._world.workers.run(whole_plan, view) if change is not None else []
+        to_go = sum(len(step.slots) for step in plan if isinstance(step, MoveSlots))
+        counts = state.table.counts()
+        return {
+            "leader": leader,
+            "nodes": [[node.id, NodeAddress(*node.address).text, str(node.state), node.dead] for node in state.nodes],
+            "replication": state.replication,
+            "change": None
+            if change is None
+            else {"id": change.id, "kind": str(change.kind), "node": change.node, "paused": change.paused},
+            "slots_left": to_go + sum(len(move.slots) for move in state.moves),
+            "slots": {str(group.id): counts.get(group.id, 0) for group in state.groups},
+            "steps": [described(step) for step in plan],
+            "waiting": self._conductor.waiting() if leader == self._calls.node else [],
+            "moves": await self._moves_shown(),
+        }
+
+    async def _moves_shown(self) -> list[dict[str, Any]]:
+        """Each move under way, with the progress that its driver tells."""
+        rows = {int(row["move"]): row for row in await self._moves()}
+        return [
+            {
+                **rows.get(move.id, {}),
+                "move": move.id,
+                "giver": move.giver,
+                "receiver": move.receiver,
+                "slots": [[first, last] for first, last, _ in runs_of(move.slots)],
+                "count": len(move.slots),
+            }
+            for move in self._meta.state.moves
+        ]
+
+    # --- changes without a newcomer -----------------------------------------------------------------------------------
+
+    async def _set_replication(self, request: dict[str, Any]) -> dict[str, Any]:
+        number = int(request.get("replication", 0))
+        return await self._propose(lambda request: commands.set_replication(request, number))
+
+    async def _pause(self, request: dict[str, Any]) -> dict[str, Any]:
+        del request
+        return await self._propose(commands.pause_change)
+
+    async def _resume(self, request: dict[str, Any]) -> dict[str, Any]:
+        del request
+        return await self._propose(commands.resume_change)
+
+    async def _rebalance(self, request: dict[str, Any]) -> dict[str, Any]:
+        by = str(request.get("by", "slots"))
+        if by not in REBALANCED_BY:
+            raise CallerError(Status.ILLEGAL_PARAMETER, f"slots are rebalanced by {', '.join(REBALANCED_BY)}, not {by}")
+        view = cluster_view(self._meta.state)
+        wanted = await self._wanted(view, by)
+        moves = [(step.giver, step.receiver, step.slots) for step in wanted]
+        shown = [{"giver": giver, "receiver": receiver, "slots": len(slots)} for giver, receiver, slots in moves]
+        if request.get("dry_run"):
+            going = await self._world.workers.run(whole_plan, view)  # of the change under way, first
+            return {"moves": shown, "steps": [described(step) for step in [*going, *wanted]], "change": 0}
+        value = await self._propose(lambda request: commands.rebalance(request, moves))
+        return {"moves": shown, **value}
+
+    async def _wanted(self, view: ClusterView, by: str) -> list[MoveSlots]:
+        if by == "slots":
+            return await self._world.workers.run(rebalance, view)
+        weights = [0] * SLOTS
+        for rows in await asyncio.gather(*(self._conductor.held(group.id) for group in view.groups)):
+            for slot, _, size, *_ in rows:
+                weights[slot] = size
+        return await self._world.workers.run(rebalance, view, weights)
+
+    async def _propose(self, command: Callable[[Any], bytes]) -> dict[str, Any]:
+        self._require_formed()
+        return dict(await self._meta.propose(command, self._deadline()))
