@@ -92,6 +92,7 @@ class SimulatedDisk:
         self.reads = 0
         self.open_files = 0
         self.cut_at: int | None = None  # power is cut at this call, counted as `calls`
+        self.before_change: Callable[[int], None] | None = None  # told the number of each call that is counted
         self.cut_power = True  # False: only the process dies then, what was written stays readable
         self.generation = 0  # counts power cuts and process crashes
         self.powered = True
@@ -449,6 +450,8 @@ class SimulatedDisk:
             raise PowerCut
         self.calls += 1
         self._say(operation, path, self.calls)
+        if self.before_change is not None:
+            self.before_change(self.calls)
         if self.cut_at is not None and self.calls >= self.cut_at:
             # The call that was interrupted may have done none, all, or where there is such a thing a part of its work.
             done = self.random.choice(("none", "part", "all"))

@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from iotdb_cluster.cluster.node import Node
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
@@ -152,7 +152,17 @@ async def _serving(world: World) -> None:
             await asyncio.sleep(0.1)
 
 
-async def _verify(world: World, history: _History) -> None:
+class _Points(Protocol):
+    """By series and time: what must be there, and what may be."""
+
+    @property
+    def acknowledged(self) -> dict[str, dict[int, float]]: ...
+
+    @property
+    def maybe(self) -> dict[str, dict[int, float]]: ...
+
+
+async def _verify(world: World, history: _Points) -> None:
     """Every acknowledged point through every node; nothing that nobody wrote; equal replicas."""
     for number in range(1, NODES + 1):
         session = SimulatedClient(world, _name(number), CLIENT_PORT)

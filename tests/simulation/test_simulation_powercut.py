@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
-
-from iotdb_cluster.simulation.powercut import run_cut
+from iotdb_cluster.simulation.powercut import CutResult, run_cut, run_cuts
 
 CALLS = range(7, 2_000, 50)
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_a_power_cut_at_any_call_loses_nothing(call: int) -> None:
-    result = run_cut(call, 1 + CALLS.index(call) % 3)
-    assert result.failure == ""
-    assert result.struck
+def test_a_power_cut_at_any_call_loses_nothing() -> None:
+    results: list[CutResult] = []
+    cases = [(call, 1 + number % 3) for number, call in enumerate(CALLS)]
+    run_cuts(cases, results.append)
+    assert [result for result in results if result.failure or not result.struck] == []
+    assert sorted((result.call, result.nodes) for result in results) == cases
+    assert sum(result.deletes for result in results) > 100
+
+
+def test_a_case_alone_is_the_one_that_was_forked() -> None:
+    forked: list[CutResult] = []
+    run_cuts([(400, 1), (400, 2), (650, 3)], forked.append, jobs=2)
+    assert sorted(forked, key=lambda result: result.nodes) == [run_cut(400, 1), run_cut(400, 2), run_cut(650, 3)]
