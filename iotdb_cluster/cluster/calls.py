@@ -170,10 +170,12 @@ class Leaders:
 
     def guess(self, group: int) -> int:
         """The node that most probably leads the group; 0 where there is no such group."""
-        known = self._known(group) or self._hints.get(group, 0)
+        known = self._known(group)
         if known:
             return known
-        members = self._members(group)
+        members, hint = self._members(group), self._hints.get(group, 0)
+        if hint in members:  # one that has left the group cannot lead it
+            return hint
         return members[0] if members else 0
 
     async def run(

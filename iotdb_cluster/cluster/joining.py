@@ -20,7 +20,14 @@ from crc32c import crc32c
 from iotdb_cluster.cluster.log import Identity, replace_file, set_identifier
 from iotdb_cluster.cluster.peers import NodePeers
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
-from iotdb_cluster.cluster.startup import REPORT_MS, OtherSettings, Refused, Tale, agree_with_seeds
+from iotdb_cluster.cluster.startup import (
+    REPORT_MS,
+    OtherSettings,
+    Refused,
+    Tale,
+    agree_with_seeds,
+    seed_addresses,
+)
 from iotdb_cluster.errors import CallerError, CorruptData, Status, SystemFault
 from iotdb_cluster.meta import LEVEL
 from iotdb_cluster.packing import pack, unpack
@@ -79,6 +86,7 @@ async def enter(world: World, settings: Settings, identity: Identity, peers: Nod
 
     joined = read_joined(world.files, settings.system_path)
     if identity.identifier:
+        await check_no_copy(settings, identity, joined, ask_tale)
         if settings.joins:
             await check_still_member(settings, identity, ask_tale)
         if joined is None:
@@ -92,6 +100,28 @@ async def enter(world: World, settings: Settings, identity: Identity, peers: Nod
     founders = await agree_with_seeds(world, settings, identity.incarnation, ask_tale)
     identity = set_identifier(world.files, settings.wal_path, identity, founders.me)
     return Entry(identity, founders.addresses, founders.incarnations, ())
+
+
+async def check_no_copy(
+    settings: Settings,
+    identity: Identity,
+    joined: Joined | None,
+    ask: Callable[[NodeAddress], Awaitable[Tale]],
+) -> None:
+    """Raise Refused where this node has another address than at its first start, and is still there too: a copy."""
+    places = seed_addresses(settings) if joined is None else joined.addresses
+    first = places.get(identity.identifier)
+    if first is None or first.name == settings.address.name:
+        return
+    try:
+        tale = await ask(first)
+    except CallerError:
+        return  # it has moved
+    if tale.incarnation == identity.incarnation:
+        raise Refused(
+            f"these directories are a copy of those of node {identity.identifier}, which runs at {first.name}: start "
+            "with empty ones to join its cluster"
+        )
 
 
 def write_joined(files: FileSystem, directory: str, joined: Joined) -> None:

@@ -15,7 +15,7 @@ from iotdb_cluster.errors import CallerError, Status
 from iotdb_cluster.meta import LEVEL, Address, MetaState, commands
 from iotdb_cluster.world import World
 
-__all__ = ["Membership", "seed_addresses", "tale_of"]
+__all__ = ["Membership", "tale_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -89,12 +89,6 @@ class Membership:
                 self._settings.replication,
                 state.replication,
             )
-
-
-def seed_addresses(settings: Settings) -> dict[int, NodeAddress]:
-    """The founders' addresses as the seed list has them."""
-    places = identifiers(settings.seeds)
-    return {places[seed.name]: seed for seed in settings.seeds if seed.data_port}
 
 
 def tale_of(settings: Settings, incarnation: int, state: MetaState | None) -> Tale:

@@ -45,7 +45,7 @@ from iotdb_cluster.cluster.log import (
 )
 from iotdb_cluster.cluster.marks import MARKS_CALL, Marks
 from iotdb_cluster.cluster.members import MEMBER_CALLS, Members
-from iotdb_cluster.cluster.membership import Membership, seed_addresses, tale_of
+from iotdb_cluster.cluster.membership import Membership, tale_of
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.migration import MIGRATION_CALLS, Migration
@@ -70,6 +70,7 @@ from iotdb_cluster.cluster.snapshots import SNAPSHOT_CALLS, SnapshotReceiver, Sn
 from iotdb_cluster.cluster.startup import (
     OtherSettings,
     check_stored_settings,
+    seed_addresses,
 )
 from iotdb_cluster.cluster.statement_reads import ReadServices
 from iotdb_cluster.cluster.statements import Statements

@@ -27,6 +27,7 @@ __all__ = [
     "check_stored_settings",
     "differences",
     "identifiers",
+    "seed_addresses",
 ]
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,12 @@ class Founders:
 def identifiers(seeds: tuple[NodeAddress, ...]) -> dict[str, int]:
     """The identifier of each seed, by name."""
     return {name: place for place, name in enumerate(sorted({seed.name for seed in seeds}), 1)}
+
+
+def seed_addresses(settings: Settings) -> dict[int, NodeAddress]:
+    """The founders' addresses as the seed list has them."""
+    places = identifiers(settings.seeds)
+    return {places[seed.name]: seed for seed in settings.seeds if seed.data_port}
 
 
 def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
