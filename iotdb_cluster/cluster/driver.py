@@ -18,7 +18,7 @@ from typing import Protocol
 
 from iotdb_cluster.cluster.beats import Answer, Beat, Covered, Word
 from iotdb_cluster.cluster.group import Group, Outcome, Proposal, ReadRound
-from iotdb_cluster.cluster.log import Append, Configuration, DurableLog, Install, Record, State
+from iotdb_cluster.cluster.log import Append, DurableLog, Install, Record, State
 from iotdb_cluster.cluster.timing import Timing
 from iotdb_cluster.errors import CallerError, Status, check
 from iotdb_cluster.raft import (
@@ -181,6 +181,7 @@ class Driver:
         entry is not applied gets OutcomeUnknown; another leader's entry in its place gives NotLeader.
         """
         self._require_lead(group)
+        group.require_members()
         try:
             taken = group.raw.propose(list(payloads))
         except ProposalDropped:
@@ -457,7 +458,7 @@ class Driver:
                 if kind != EntryKind.NORMAL:
                     configuration = group.raw.apply_conf_change(decode_conf_change(data), index)
                     index = max(index, group.raw.configured)
-                    self._log.submit([Configuration(group.replica, configuration, index)], lambda: None)
+                    self._log.submit([group.log.configuration(configuration, index)], lambda: None)
                     group.machine.configured(configuration, index)
         self._respond(group, message.responses)
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from iotdb_cluster.cluster.beats import Covered
 from iotdb_cluster.cluster.log import ReplicaLog
-from iotdb_cluster.errors import CallerError, NotLeader, OutcomeUnknown, check
+from iotdb_cluster.errors import CallerError, NotLeader, OutcomeUnknown, Status, check
 from iotdb_cluster.raft import ConfState, Entries, HardState, Message, RawNode, Snapshot
 
 COMMITS_UNSAVED = 256  # entries by which the stored commit index may lag: a restart learns the rest from the group
@@ -181,6 +181,14 @@ class Group:
         if proposal is not None and not proposal.done.done():
             proposal.done.set_exception(
                 OutcomeUnknown(f"the lead of group {self.id} was lost: the request may still take effect")
+            )
+
+    def require_members(self) -> None:
+        """CallerError while who won a forced reconfiguration is alone: what it took would stand on one disk only."""
+        members, chosen = self.raw.configuration, self.log.chosen
+        if chosen and members.incoming == (chosen,) and members.learners:
+            raise CallerError(
+                Status.PARTITION_NOT_READY, f"group {self.id} begins anew, its members are being filled: try again"
             )
 
     def release_applied(self) -> None:

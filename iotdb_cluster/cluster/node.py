@@ -32,6 +32,7 @@ from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.duties import Duties
 from iotdb_cluster.cluster.everywhere import CLEAR_CACHE_CALL, Everywhere
 from iotdb_cluster.cluster.expiry import Expiry
+from iotdb_cluster.cluster.forcing import LOG_END_CALL, Forcing
 from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.cluster.housekeeping import FLUSH_CALL, Housekeeping
 from iotdb_cluster.cluster.joining import enter
@@ -94,8 +95,7 @@ HANDLERS = (
     *(MARKS_CALL, FLUSH_CALL, MERGE_CALL, CLEAR_CACHE_CALL, "state", "digest", SNAPSHOTS_CALL),
     *("configuration", "activity", "kill query", "tracing", "schema snapshot", "meta applied"),
     *SNAPSHOT_CALLS,
-    *(CONTENT_CALL, *BACKUP_CALLS, CONFIGURED_CALL),
-    *(HELD_CALL, *MEMBER_CALLS),
+    *(CONTENT_CALL, *BACKUP_CALLS, CONFIGURED_CALL, LOG_END_CALL, HELD_CALL, *MEMBER_CALLS),
 )
 
 
@@ -345,7 +345,9 @@ class Node:
         receiver.register(self._calls)
         self._endings.push_async_callback(sender.close)
         guard = RoomGuard(settings, self._housekeeping.memory_bytes, node, self._marks.facts)
-        self._replicas.connect(sender, receiver, guard)
+        forcing = Forcing(world, self._log, self._calls, self._housekeeping.checkpoint)
+        forcing.register(self._calls)
+        self._replicas.connect(sender, receiver, guard, forcing)
         self._replicas.at_the_end(
             lambda number: self._points.end_group(number, "its data moved to other nodes"),
             sender.forget,

@@ -17,8 +17,18 @@ from typing import Any
 
 from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
+from iotdb_cluster.cluster.forcing import Forcing
 from iotdb_cluster.cluster.group import Group
-from iotdb_cluster.cluster.log import DurableLog, Install, Record, Remove, ReplicaLog, State, make_durable_directories
+from iotdb_cluster.cluster.log import (
+    Configuration,
+    DurableLog,
+    Install,
+    Record,
+    Remove,
+    ReplicaLog,
+    State,
+    make_durable_directories,
+)
 from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.outbox import read_batch
 from iotdb_cluster.cluster.room import RoomGuard
@@ -75,15 +85,21 @@ class Replicas:
         self._changed = changed
         self._tell_leader_changed = leader_changed
         self._spawn = spawn
+        self._forcing: Forcing | None = None
         self._endings: list[Callable[[int], Coroutine[Any, Any, None] | None]] = []
         self._meta: MetaMachine | None = None
         self._node = 0
         self._busy: set[int] = set()  # groups of which the replica here is being opened or closed
         self._erasing: set[int] = set()  # replicas that the log and the disk are to forget
 
-    def connect(self, sender: SnapshotSender, receiver: SnapshotReceiver, guard: RoomGuard) -> None:
-        """Who sends and receives the snapshots of data groups, who knows of room; before any of those is opened."""
-        self._sender, self._receiver, self._guard = sender, receiver, guard
+    def connect(
+        self, sender: SnapshotSender, receiver: SnapshotReceiver, guard: RoomGuard, forcing: Forcing | None = None
+    ) -> None:
+        """Who sends and receives the snapshots of data groups, who knows of room, who begins a new generation.
+
+        Before any data group is opened.
+        """
+        self._sender, self._receiver, self._guard, self._forcing = sender, receiver, guard, forcing
 
     def at_the_end(self, *forget: Callable[[int], Coroutine[Any, Any, None] | None]) -> None:
         """What is called, in order, with the number of a group of which this node has no replica any more."""
@@ -122,15 +138,25 @@ class Replicas:
             record = wanted.get(number)
             if not number:
                 group.nodes = {node.id: node.id for node in state.nodes}
-            elif record is not None and record.replica_of(self._node) == record.replica(group.replica):
+            elif record is not None and self._is_current(group, record):
                 group.nodes = {one.id: one.node for one in record.replicas}
-            elif number not in self._busy:
+            elif number in self._busy:
+                continue
+            elif record is not None and record.replica(group.replica) is not None:
+                self._begin(number, partial(self._renew, group, record))
+            else:
                 self._begin(number, partial(self._close, group, self._meta.index))
         for number, record in wanted.items():
             replica = record.replica_of(self._node)
-            if replica is not None and number not in self._busy and number not in self._driver.groups:
+            if replica is None or number in self._busy or number in self._driver.groups:
+                continue
+            if replica.id not in self._log.replicas() or self._log.view(replica.id).generation <= record.generation:
                 self._begin(number, partial(self._open_data, record, replica.id))
         self._erase_left(state, self._meta.index)
+
+    def _is_current(self, group: Group, record: GroupRecord) -> bool:
+        replica = record.replica_of(self._node)
+        return replica is not None and (group.generation, group.replica) == (record.generation, replica.id)
 
     def _erase_left(self, state: MetaState, decided: int) -> None:
         """Removed replicas that an earlier start did not come to an end with."""
@@ -157,14 +183,21 @@ class Replicas:
         """Make, or open again, this node's replica of a data group."""
         view = self._log.view(replica)
         if view.last_index() == 0:  # also of one that came later: it learns the rest from the log, or a snapshot
-            await self._submitted(Install(replica, 1, 1, ConfState(record.founders)))
-        base = self._base(record.id, record.generation, replica)
+            founders = ConfState(record.founders)
+            since = Configuration(replica, founders, 1, record.generation)
+            await self._submitted(Install(replica, 1, 1, founders), since)
+        base = await self._world.workers.run(self._base, record, replica)
         make_durable_directories(self._world.files, self._settings.data_paths[0])
         path = await self._world.workers.run(live_directory, self._world.files, base, view.first_index() - 1)
         make_durable_directories(self._world.files, path)
         data = await self._world.workers.run(DataGroup.open, record.id, self._world.files, path)
         machine = DataMachine(data, self._changed)
         machine.configured(view.initial_state()[1], view.configured)
+        if view.generation < record.generation and self._forcing is not None:
+            self._machines[record.id] = machine
+            await self._forcing.renew(record, view, machine)
+            machine.configured(view.initial_state()[1], view.configured)
+            machine.checkpointed = None
         view.snapshot_source = machine.snapshot
         applied = max(data.applied, 1)
         if applied < view.first_index() - 1:
@@ -183,9 +216,12 @@ class Replicas:
         self._machines[record.id] = machine
         self._drive(group)
 
-    def _base(self, number: int, generation: int, replica: int) -> str:
-        """What the names of a replica's directories begin with."""
-        return f"{self._settings.data_paths[0]}/group-{number}-{generation}-{replica}"
+    def _base(self, record: GroupRecord, replica: int) -> str:
+        """What the names of a replica's directories begin with: the generation is that in which it was made."""
+        parent = self._settings.data_paths[0]
+        made = re.compile(rf"group-{record.id}-([0-9]+)-{replica}(\.[a-z0-9]+)?")
+        found = [int(match[1]) for name in self._world.files.list(parent) if (match := made.fullmatch(name))]
+        return f"{parent}/group-{record.id}-{max(found, default=record.generation)}-{replica}"
 
     async def _begin_behind(self, view: ReplicaLog, replica: int, data: DataGroup) -> None:
         """The operator accepted the loss of entries that a checkpoint holds: the log goes on behind that one."""
@@ -228,8 +264,20 @@ class Replicas:
 
     async def _close(self, group: Group, decided: int) -> None:
         """Meta has decided, by index `decided`, that the replica is no member any more."""
+        logger.info("group %d: replica %d is removed from it", group.id, group.replica)
+        await self._end(group)
+        self._erasing.add(group.replica)
+        self._spawn(self._erase(group.replica, decided))
+
+    async def _renew(self, group: Group, record: GroupRecord) -> None:
+        """Meta has forced the group into a new generation, of which this replica is a survivor."""
+        logger.warning("group %d: replica %d stops for generation %d", group.id, group.replica, record.generation)
+        await self._end(group)
+        await self._open_data(record, group.replica)
+
+    async def _end(self, group: Group) -> None:
+        """Nothing is done with the replica any more, nor can be; what is on disk stays."""
         number = group.id
-        logger.info("group %d: replica %d is removed from it", number, group.replica)
         self._driver.remove(group)
         machine = self._machines.pop(number)
         for forget in self._endings:
@@ -240,8 +288,6 @@ class Replicas:
         for data in [one for one in found if one is not None]:
             await _until(lambda data=data: data.store.idle)  # type: ignore[misc]  # what has begun ends soon
             data.close()
-        self._erasing.add(group.replica)
-        self._spawn(self._erase(group.replica, decided))
 
     async def _erase(self, replica: int, decided: int) -> None:
         """Make the disk forget a removed replica, then the log: what that still knows is left to be done."""

@@ -31,15 +31,17 @@ DEVICES = 3
 class Trial:
     """Four nodes under load; each acknowledged point is remembered."""
 
-    def __init__(self, seed: int, replication: int = 3) -> None:
+    def __init__(self, seed: int, replication: int = 3, nodes: int = NODES) -> None:
         self.simulation = Simulation(seed, debug=False)
         self.nodes: dict[int, Node] = {}
         self.acknowledged: dict[str, dict[int, float]] = {}
         self.maybe: dict[str, dict[int, float]] = {}
         self.random = random.Random(f"shaping:{seed}")
         self._replication = replication
+        self._founders = nodes
+        self.numbers = list(range(1, nodes + 1))
         self._stop = False
-        for number in range(1, NODES + 1):
+        for number in self.numbers:
             self.simulation.add_node(smoke._name(number), self._main(number))
         self.world = self.simulation.world("client")
         self.simulation.run(self._serving(), smoke.SERVES_AGAIN_MS)
@@ -54,7 +56,7 @@ class Trial:
     def _settings(self, number: int) -> Settings:
         addresses = [
             NodeAddress(smoke._name(i), smoke.META_PORT, smoke.DATA_PORT, smoke.CLIENT_PORT)
-            for i in range(1, NODES + 1)
+            for i in range(1, self._founders + 1)
         ]
         return dataclasses.replace(
             smoke._settings(1),
@@ -72,7 +74,7 @@ class Trial:
         return main
 
     async def _serving(self) -> None:
-        for number in range(1, NODES + 1):
+        for number in self.numbers:
             while True:
                 try:
                     port = smoke.NODETOOL_PORT + number
@@ -90,7 +92,7 @@ class Trial:
             count += 1
             device = f"root.shape{count % 2}.d{count % DEVICES}"
             time, value = (count * 3 + writer) * 7, float(count * 3 + writer)
-            node = self.random.randrange(1, NODES + 1)
+            node = self.random.choice(self.numbers)
             session = SimulatedClient(self.world, smoke._name(node), smoke.CLIENT_PORT)
             try:
                 await session.insert(device, "s1", time, value)
@@ -147,6 +149,21 @@ class Trial:
         assert leaving is not None
         self.decide(lambda request: commands.shift_group(request, number, [add], [leaving.id]))
 
+    def lose(self, node: int) -> None:
+        """A node does not come back."""
+        self.simulation.crash(smoke._name(node))
+        del self.nodes[node]
+        self.numbers.remove(node)
+
+    def dead(self, number: int) -> list[int]:
+        """The replicas of a group on lost nodes."""
+        return [replica.id for replica in self.record(number).replicas if replica.node not in self.numbers]
+
+    def force(self, number: int) -> None:
+        """The rest of a group begins its next generation."""
+        generation, dead = self.record(number).generation + 1, self.dead(number)
+        self.decide(lambda request: commands.force_group(request, number, generation, dead))
+
     # --- groups -------------------------------------------------------------------------------------------------------
 
     def groups(self, number: int) -> dict[int, Group]:
@@ -171,10 +188,10 @@ class Trial:
 
     def restart_all(self) -> None:
         """Every node loses power at once."""
-        for number in range(1, NODES + 1):
+        for number in self.numbers:
             self.simulation.crash(smoke._name(number))
             del self.nodes[number]
-        for number in range(1, NODES + 1):
+        for number in self.numbers:
             self.simulation.restart(smoke._name(number))
         self.simulation.run(self._serving(), smoke.SERVES_AGAIN_MS)
 
@@ -205,7 +222,7 @@ class Trial:
         self.simulation.run(self._verify(), smoke.SERVES_AGAIN_MS)
 
     async def _verify(self) -> None:
-        for number in range(1, NODES + 1):
+        for number in self.numbers:
             session = SimulatedClient(self.world, smoke._name(number), smoke.CLIENT_PORT)
             for series, points in sorted(self.acknowledged.items()):
                 found = await session.points(series)
@@ -213,10 +230,10 @@ class Trial:
                 maybe = self.maybe.get(series, {})
                 assert [time for time, value in found.items() if points.get(time, maybe.get(time)) != value] == []
             session.drop()
-        answer = await ask_admin(self.world, smoke._name(1), smoke.NODETOOL_PORT + 1, {"command": "digest"})
+        answer = await ask_admin(self.world, smoke._name(number), smoke.NODETOOL_PORT + number, {"command": "digest"})
         for group in answer["groups"]:
             assert group["equal"], answer
-            assert len(group["digests"]) == len(self.record(group["group"]).nodes)
+            assert len(group["digests"]) == len(set(self.record(group["group"]).nodes) & set(self.numbers))
 
 
 def test_a_replica_of_each_group_moves_its_leader_too() -> None:
@@ -297,4 +314,36 @@ def test_the_only_copy_of_a_group_moves() -> None:
                 trial.until(lambda at=at: trial.deleted(*at))  # type: ignore[misc]
         assert trial.record(1).nodes == (1,)
         trial.restart_all()
+        trial.verify()
+
+
+def test_the_rest_of_a_group_of_which_half_is_dead_begins_anew() -> None:
+    with Trial(7, replication=2) as trial:
+        trial.simulation.run_until(2_000)
+        trial.begin()
+        trial.lose(1)
+        for number in (1, 4):  # of group 1 the head is dead, of group 4 the other one
+            trial.force(number)
+            trial.until(lambda number=number: trial.leader(number) != 0)  # type: ignore[misc]
+        trial.simulation.run_until(1_000)
+        trial.restart_all()
+        trial.simulation.run_until(1_000)
+        for number, add in ((1, 3), (4, 2)):  # a newcomer learns nothing of the members of the generation before
+            trial.decide(lambda request, n=number, a=add: commands.shift_group(request, n, [a], []))  # type: ignore[misc]
+            trial.until(lambda number=number: trial.shaped(number))  # type: ignore[misc]
+        trial.verify()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_survivors_choose_one_log_of_several(seed: int) -> None:
+    with Trial(20 + seed, replication=4, nodes=5) as trial:
+        trial.simulation.run_until(2_000)
+        for node in trial.random.sample(trial.record(1).nodes, 2):
+            trial.lose(node)
+            trial.simulation.run_until(trial.random.uniform(0, 300))
+        groups = [number for number in range(1, 6) if len(trial.dead(number)) == 2]
+        for number in groups:
+            trial.force(number)
+        trial.restart_all()
+        trial.until(lambda: all(trial.shaped(number) for number in groups))
         trial.verify()

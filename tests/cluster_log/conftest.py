@@ -124,7 +124,13 @@ class Generator:
         elif action < 0.92:
             voters = tuple(range(rng.randint(0, 4)))
             records.append(
-                Configuration(replica, ConfState(voters, (9,), (), (7, 8), rng.random() < 0.5), rng.randrange(99))
+                Configuration(
+                    replica,
+                    ConfState(voters, (9,), (), (7, 8), rng.random() < 0.5),
+                    rng.randrange(99),
+                    rng.randrange(9),
+                    8,
+                )
             )
         elif action < 0.96:
             index = state.last + rng.randint(1, 20)

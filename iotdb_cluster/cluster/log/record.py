@@ -8,7 +8,8 @@ u64 replica, u32 CRC32C of the content, u32 zero. Contents:
   payload lengths u32, payloads. Codec 0: the payloads as they are, 1: all of them together as one lz4 block.
 * State (2): u64 term, u64 vote, u64 commit.
 * Configuration (3): u8 auto_leave, four lists of replica ids as u16 count and u64 each: voters, learners, outgoing
-  voters, next learners; then u64 index of the entry that made it so (absent, before there were such entries).
+  voters, next learners; then u64 index of the entry that made it so, u64 generation of the group, u64 replica whose log
+  won that generation (absent, before members could change).
 * Compact (4): u64 index, u64 term.
 * Install (5): u64 index, u64 term, then the five fields of a configuration as above.
 * Remove (6): nothing.
@@ -56,7 +57,7 @@ HEAD_BYTES: Final = _HEAD.size
 _APPEND: Final = struct.Struct(">QI")
 _STATE: Final = struct.Struct(">QQQ")
 _MARK: Final = struct.Struct(">QQ")
-_INDEX: Final = struct.Struct(">Q")
+_SINCE: Final = struct.Struct(">QQQ")  # index, generation, chosen
 _ENTRY_BYTES: Final = 13  # term, kind, length
 _KIND_MAX: Final = max(EntryKind)
 _COUNT_MAX: Final = (1 << 24) - 1
@@ -92,11 +93,16 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """The replica's group has these members since the entry at `index`, which it has applied."""
+    """The replica's group has these members since the entry at `index`, which it has applied.
+
+    `generation` is the group's; `chosen` the replica whose log a forced reconfiguration began it with, among several.
+    """
 
     replica: int
     conf_state: ConfState
     index: int = 0
+    generation: int = 1
+    chosen: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +159,7 @@ def content_bytes(record: Record) -> int:
     if isinstance(record, State):
         return _STATE.size
     if isinstance(record, Configuration):
-        return _conf_bytes(record.conf_state) + _INDEX.size
+        return _conf_bytes(record.conf_state) + _SINCE.size
     if isinstance(record, Compact):
         return _MARK.size
     if isinstance(record, Install):
@@ -199,7 +205,7 @@ def _small_pieces(record: State | Configuration | Compact | Install | Remove) ->
     if isinstance(record, State):
         return [_STATE.pack(*record.hard_state)]
     if isinstance(record, Configuration):
-        return [_encode_conf(record.conf_state) + _INDEX.pack(record.index)]
+        return [_encode_conf(record.conf_state) + _SINCE.pack(record.index, record.generation, record.chosen)]
     if isinstance(record, Compact):
         return [_MARK.pack(record.index, record.term)]
     if isinstance(record, Install):
@@ -242,7 +248,7 @@ def decode_content(kind: Kind, replica: int, content: Buffer) -> Record:
             return State(replica, HardState(*_STATE.unpack(content)))
         if kind is Kind.CONFIGURATION:
             conf_state, end = _decode_conf(content, 0)
-            return Configuration(replica, conf_state, _INDEX.unpack(content[end:])[0] if end < len(content) else 0)
+            return Configuration(replica, conf_state, *(_SINCE.unpack(content[end:]) if end < len(content) else ()))
         if kind is Kind.COMPACT:
             return Compact(replica, *_MARK.unpack(content))
         if kind is Kind.INSTALL:

@@ -105,6 +105,8 @@ class ReplicaLog:
         self.hard_state = HardState()
         self.conf_state = ConfState()
         self.configured = 0  # index of the entry, or the snapshot, that `conf_state` comes from
+        self.generation = 1  # of the group
+        self.chosen = 0  # the replica whose log began that generation, where it had to be chosen
         self.snapshot_source: Callable[[], Snapshot] | None = None
         self._cache = cache
         self._reads = reads
@@ -196,11 +198,15 @@ class ReplicaLog:
         """What must be said again before the segments that say it may go."""
         records: list[Record] = [
             State(self.replica, self.hard_state),
-            Configuration(self.replica, self.conf_state, self.configured),
+            self.configuration(self.conf_state, self.configured),
         ]
         if self._mark_index:
             records.append(Compact(self.replica, self._mark_index, self._mark_term))
         return records
+
+    def configuration(self, members: ConfState, index: int) -> Configuration:
+        """The record of members that the entry at `index` made so."""
+        return Configuration(self.replica, members, index, self.generation, self.chosen)
 
     # --- what the log does to it --------------------------------------------------------------------------------------
     def apply(self, record: State | Configuration | Compact | Install) -> None:
@@ -209,6 +215,7 @@ class ReplicaLog:
             self.hard_state = record.hard_state
         elif isinstance(record, Configuration):
             self.conf_state, self.configured = record.conf_state, record.index
+            self.generation, self.chosen = record.generation, record.chosen
         elif isinstance(record, Compact):
             self._compact(record.index, record.term)
         else:
