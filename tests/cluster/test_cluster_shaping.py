@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from iotdb_cluster.cluster.calls import Deadline
+from iotdb_cluster.cluster.conductor import Conductor
 from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.cluster.node import Node
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
@@ -26,6 +27,16 @@ from iotdb_cluster.world import World
 
 NODES = 4
 DEVICES = 3
+
+
+@pytest.fixture(autouse=True)
+def no_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests decide who is to be a member; the plan would bring every group back to the ring."""
+
+    async def idle(_: Conductor) -> None:
+        """Nothing."""
+
+    monkeypatch.setattr(Conductor, "_round", idle)
 
 
 class Trial:

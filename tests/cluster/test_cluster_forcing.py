@@ -1,0 +1,53 @@
+"""Which log counts after a forced reconfiguration: held against groups in which terms come and go at random."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from iotdb_cluster.cluster.forcing import LogEnd, winner
+
+
+def logs_of(rng: random.Random, size: int) -> tuple[list[list[int]], list[int]]:
+    """The terms of the entries in the logs of `size` members, and the log as far as it is committed.
+
+    In each term some member leads that a majority votes for, appends, and reaches whom it reaches.
+    """
+    logs: list[list[int]] = [[] for _ in range(size)]
+    committed: list[int] = []
+    majority = size // 2 + 1
+    for term in range(1, rng.randrange(3, 10)):
+        voters = rng.sample(range(size), majority)
+        leader = max(voters, key=lambda one: (logs[one][-1:] or [0], len(logs[one])))
+        assert logs[leader][: len(committed)] == committed
+        logs[leader] = logs[leader] + [term] * rng.randrange(1, 8)
+        reached = [one for one in range(size) if one == leader or rng.randrange(2)]
+        cut = rng.randrange(len(committed), len(logs[leader]) + 1)
+        for one in reached:
+            has = logs[one][:cut] == logs[leader][:cut]
+            if one != leader and (not has or len(logs[one]) < cut or logs[one] != logs[leader][: len(logs[one])]):
+                logs[one] = logs[leader][:cut]
+        agreed = [one for one in range(size) if logs[one][:cut] == logs[leader][:cut] and len(logs[one]) >= cut]
+        if len(agreed) >= majority and logs[leader][:cut][-1:] == [term]:
+            committed = logs[leader][:cut]
+    return logs, committed
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_log_that_wins_has_all_that_was_committed(seed: int) -> None:
+    rng = random.Random(seed)
+    shorter = 0
+    for _ in range(300):
+        size = rng.choice((2, 4, 6))
+        logs, committed = logs_of(rng, size)
+        survivors = sorted(rng.sample(range(size), size // 2))
+        ends = {10 + one: LogEnd(1, (logs[one] or [0])[-1], len(logs[one])) for one in survivors}
+        chosen = logs[winner(ends) - 10]
+        assert chosen[: len(committed)] == committed
+        shorter += len(chosen) < max(len(logs[one]) for one in survivors)
+    assert shorter  # the length of a log says nothing
+
+
+def test_a_later_generation_wins_whatever_its_terms() -> None:
+    assert winner({7: LogEnd(1, 9, 900), 3: LogEnd(2, 8, 10), 5: LogEnd(2, 8, 10)}) == 3
