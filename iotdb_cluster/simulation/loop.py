@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any, Final
 
 __all__ = ["NODE_RUN", "DeadSimulation", "NodeRun", "VirtualLoop"]
+
+RESOLUTION_S: Final = 1e-9  # timers so near to each other are due together
 
 
 class DeadSimulation(Exception):
@@ -27,7 +32,7 @@ class NodeRun:
         self.number = number
         self.alive = True
         self.paused = False
-        self.held: list[tuple[asyncio.Handle, contextvars.Context, Callable[..., Any], tuple[Any, ...]]] = []
+        self.held: list[_Handle | _TimerHandle] = []
         self.tasks: dict[asyncio.Future[Any], None] = {}  # in the order of their making
 
     def __repr__(self) -> str:
@@ -38,26 +43,33 @@ NODE_RUN: contextvars.ContextVar[NodeRun | None] = contextvars.ContextVar("NODE_
 
 
 class _Selector:
-    """Stands where the operating system's would: waiting is adding to the time."""
+    """Stands where the operating system's would: nothing is ever waited for."""
 
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.turn: Callable[[], None] | None = None
-
-    def select(self, timeout: float | None) -> list[Any]:
-        if self.turn is not None:
-            self.turn()
-        if timeout is None:
-            raise DeadSimulation(f"nothing can happen any more after {self.now:.6f} s")
-        if timeout > 0:
-            self.now += timeout
+    def select(self, timeout: float | None) -> list[Any]:  # noqa: ARG002
         return []
+
+
+class _Handle(asyncio.Handle):
+    """A callback that is ready, and whose it is."""
+
+    __slots__ = ("run",)
+    run: NodeRun | None
+
+
+class _TimerHandle(asyncio.TimerHandle):
+    """A callback that becomes ready at some time, and whose it is."""
+
+    __slots__ = ("run",)
+    run: NodeRun | None
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
     """Time is in virtual seconds from 0. Callbacks and tasks of a node run that has died are dropped.
 
     `executor_delay` gives the seconds until a function that was handed to an executor runs (inline, in the loop).
+
+    A turn of the loop is much of what a simulated second costs, so it is our own: timers stand in a heap of tuples,
+    those of one moment in the order of their making.
     """
 
     _selector: _Selector
@@ -65,16 +77,43 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def __init__(self, executor_delay: Callable[[], float] = lambda: 0.001) -> None:
         super().__init__()
         self._selector = _Selector()
-        self._clock_resolution = 1e-9
+        self._now = 0.0
+        self._turn: Callable[[], None] | None = None
+        self._ready: deque[_Handle | _TimerHandle] = deque()
+        self._timers: list[tuple[float, int, _TimerHandle]] = []
+        self._timers_made = count()
         self._executor_delay = executor_delay
         self.set_task_factory(self._make_task)  # type: ignore[arg-type]
 
     def time(self) -> float:
-        return self._selector.now
+        return self._now
 
     def set_turn(self, turn: Callable[[], None] | None) -> None:
         """Call this before every turn of the loop."""
-        self._selector.turn = turn
+        self._turn = turn
+
+    def _run_once(self) -> None:
+        """One turn: where nothing is ready, the clock jumps to the next timer; then everything ready runs."""
+        if self._turn is not None:
+            self._turn()
+        ready, timers = self._ready, self._timers
+        while timers and timers[0][2]._cancelled:
+            heappop(timers)
+        if not ready and not self._stopping:  # type: ignore[attr-defined]
+            if not timers:
+                raise DeadSimulation(f"nothing can happen any more after {self._now:.6f} s")
+            self._now = max(self._now, timers[0][0])
+        due = self._now + RESOLUTION_S
+        while timers and timers[0][0] < due:
+            ready.append(heappop(timers)[2])
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if handle._cancelled:
+                continue
+            if handle.run is not None and handle.run.paused:
+                handle.run.held.append(handle)
+            else:
+                handle._run()
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]  # noqa: ARG002
         return self.run_later(func, *args, before=self._executor_delay(), after=0.0)
@@ -105,59 +144,43 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def call_soon(self, callback: Callable[..., Any], *args: Any, context: Any = None) -> asyncio.Handle:  # type: ignore[override]
         run = NODE_RUN.get() if context is None else context.get(NODE_RUN)
-        if run is None:
-            return super().call_soon(callback, *args, context=context)
-        if context is None:
-            context = contextvars.copy_context()
-        own: list[asyncio.Handle] = []
-        handle = super().call_soon(self._unless_paused, run, own, context, callback, args, context=context)
-        own.append(handle)
-        if not run.alive:
+        handle = _Handle(callback, args, self, context)
+        handle.run = run
+        if run is not None and not run.alive:
             handle.cancel()
+        else:
+            self._ready.append(handle)
         return handle
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., Any], *args: Any, context: Any = None
     ) -> asyncio.TimerHandle:
         run = NODE_RUN.get() if context is None else context.get(NODE_RUN)
-        if run is None:
-            return super().call_at(when, callback, *args, context=context)
-        if context is None:
-            context = contextvars.copy_context()
-        own: list[asyncio.Handle] = []
-        handle = super().call_at(when, self._unless_paused, run, own, context, callback, args, context=context)
-        own.append(handle)
-        if not run.alive:
+        handle = _TimerHandle(when, callback, args, self, context)
+        handle.run = run
+        if run is not None and not run.alive:
             handle.cancel()
+        else:
+            heappush(self._timers, (when, next(self._timers_made), handle))
         return handle
 
-    @staticmethod
-    def _unless_paused(
-        run: NodeRun,
-        own: list[asyncio.Handle],
-        context: contextvars.Context,
-        callback: Callable[..., Any],
-        args: tuple[Any, ...],
-    ) -> None:
-        """`own` holds the handle that this is the callback of: it may be cancelled still while it is held back."""
-        if run.paused:
-            run.held.append((own[0], context, callback, args))
-        elif not own.pop().cancelled():  # popped: it would hold itself
-            callback(*args)
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., Any], *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._now + delay, callback, *args, context=context)
 
     def resume(self, run: NodeRun) -> None:
         """Let a paused node run go on with what was held back, in the order in which it became due."""
         run.paused = False
-        held, run.held = run.held, []
-        for handle, context, callback, args in held:
-            super().call_soon(self._unless_paused, run, [handle], context, callback, args, context=context)
+        self._ready.extend(run.held)
+        run.held.clear()
 
     def bury(self, run: NodeRun) -> None:
         """Drop everything that a node run has scheduled, and whatever it will."""
         run.alive = False
         run.held.clear()
-        for handle in [*self._ready, *self._scheduled]:  # type: ignore[attr-defined]
-            if handle._context.get(NODE_RUN) is run:
+        for handle in [*self._ready, *(timer for _, _, timer in self._timers)]:
+            if handle.run is run:
                 handle.cancel()
 
     @staticmethod
