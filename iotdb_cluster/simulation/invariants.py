@@ -54,8 +54,8 @@ class _Watched:
         self.inner = inner
         self.applied = group.applied
         # Files may be ahead of the checkpoint that they were found beside, up to what anybody had applied by then: what
-        # is applied again changes nothing, and below that index the content is not yet that of the index.
-        self._sound = watch.newest(group.id)
+        # is applied again changes nothing, and below that index the content is not yet that of the index. There it is.
+        self.sound = watch.meeting(group.id)
 
     def apply(self, entries: Entries) -> list[Outcome]:
         check(
@@ -67,9 +67,11 @@ class _Watched:
         low = entries.first
         while low <= entries.last:
             high = min(entries.last, low + DIGEST_ENTRIES - 1 - low % DIGEST_ENTRIES)
+            if low <= self.sound < high:
+                high = self.sound
             outcomes += self.inner.apply(entries.slice(low, high + 1))
             self.applied = high
-            if high % DIGEST_ENTRIES == DIGEST_ENTRIES - 1 and high >= self._sound:
+            if high == self.sound or (high % DIGEST_ENTRIES == DIGEST_ENTRIES - 1 and high > self.sound):
                 self._watch.compare(self._name, self._group, high, self.inner)
             low = high + 1
         return outcomes
@@ -90,7 +92,9 @@ class _Watched:
         )  # fmt: skip
         self.inner.install(snapshot)
         self.applied = snapshot.index
-        self._sound = self._watch.newest(self._group)
+        self.sound = self._watch.meeting(self._group)
+        if self.applied == self.sound:
+            self._watch.compare(self._name, self._group, self.applied, self.inner)
 
 
 class Invariants:
@@ -102,11 +106,12 @@ class Invariants:
         self._turns = 0
         self._leaders: dict[tuple[int, int], str] = {}
         self._applied: dict[int, dict[int, _Print]] = {}  # by group and index
+        self._newest: dict[int, int] = {}  # the highest index that any replica of a group has ever applied
         self._appended: dict[tuple[int, int, int], tuple[_Print, int]] = {}  # (group, index, term): and the term before
         self._contents: dict[tuple[int, int], tuple[str, str]] = {}  # (group, index): content, and who had it first
         self._promises: dict[tuple[str, int, int], _Promises] = {}  # by node, group and replica
         self._known: dict[str, tuple[Node, int]] = {}  # whose replicas are watched, and how many
-        self._seen: dict[tuple[str, int], tuple[object, int, int, int, int]] = {}
+        self._seen: dict[tuple[str, int], tuple[Group, int, int, int, int, HardState, bool]] = {}
         self.compared = 0
 
     # --- looked at between turns --------------------------------------------------------------------------------------
@@ -152,6 +157,11 @@ class Invariants:
 
     def _look(self, name: str, group: Group) -> None:
         raw, log = group.raw, group.log
+        last = log.last_index()
+        seen = self._seen.get((name, group.id))
+        now = (group, raw.term, raw.commit, last, log.term(last), log.hard_state, raw.is_leader)
+        if seen == now:
+            return
         if raw.is_leader:
             other = self._leaders.setdefault((group.id, raw.term), name)
             if other != name:
@@ -160,12 +170,7 @@ class Invariants:
         promises.hard_state = max(promises.hard_state, log.hard_state, key=lambda state: state.term)
         if log.hard_state.term == promises.hard_state.term:
             promises.hard_state = log.hard_state
-        last = log.last_index()
         promises.committed = max(promises.committed, min(raw.commit, last))
-        seen = self._seen.get((name, group.id))
-        now = (group, raw.term, raw.commit, last, log.term(last))
-        if seen == now:
-            return
         if seen is not None and seen[0] is group and (raw.term < seen[1] or raw.commit < seen[2]):
             raise AssertionError(f"group {group.id} on {name} went back from (term, commit) {seen[1:3]} to {now[1:3]}")
         self._seen[name, group.id] = now
@@ -200,10 +205,29 @@ class Invariants:
             known = applied.setdefault(index, found)
             if known != found:
                 raise AssertionError(f"group {group}: {name} applies {found} as entry {index}, another applied {known}")
+        self._newest[group] = max(self._newest.get(group, 0), entries.last)
 
-    def newest(self, group: int) -> int:
-        """The highest index that any replica of the group has ever applied."""
-        return max(self._applied.get(group, {0: None}))
+    def meeting(self, group: int) -> int:
+        """The index at which a replica that is behind, and changes hands now, must be equal to the others.
+
+        It is the highest that any has ever applied; the content of those that stand there is noted.
+        """
+        index = self._newest.get(group, 0)
+        if not index:
+            return 0
+        for name, node in self._running.items():
+            if (group, index) in self._contents or not self._simulation.is_running(name):
+                continue
+            for replica in node.replicas():
+                machine = replica.machine
+                if replica.id != group or not isinstance(machine, _Watched):
+                    continue
+                if machine.applied == index >= machine.sound:
+                    try:
+                        self.compare(name, group, index, machine.inner)
+                    except (OSError, SystemFault):
+                        continue  # that node will meet it by itself
+        return index
 
     def compare(self, name: str, group: int, index: int, machine: Any) -> None:
         """The content of a replica that has applied `index` and no more."""

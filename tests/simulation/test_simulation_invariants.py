@@ -216,15 +216,31 @@ def test_committed_entries_that_a_restart_loses() -> None:
         world.restart("a", Replica(log=Log(terms=[1, 1], payloads=[b"", b"x"])))
 
 
-def test_content_is_compared_only_from_where_files_may_have_been_ahead() -> None:
+def _come_back(content: str) -> World:
+    """A has applied twice `DIGEST_ENTRIES`; B comes back with this content, knows it for that of entry 3, catches up."""
     world = World()
     run = entries(1, *[b"x"] * (2 * DIGEST_ENTRIES))
     world.a.machine.apply(run)
-    replica = Replica(replica=8, applied=3, machine=Machine("ahead"))
+    replica = Replica(replica=8, applied=3, machine=Machine(content))
     world.restart("b", replica)
     replica.machine.apply(run.slice(4, 2 * DIGEST_ENTRIES + 1))
-    replica.machine.install(Snapshot(2 * DIGEST_ENTRIES + 1, 1, ConfState(), b""))
-    assert world.invariants.compared == 2
+    return world
+
+
+def test_content_is_compared_only_from_where_files_may_have_been_ahead() -> None:
+    assert _come_back("b'x'" * 3).invariants.compared == 4  # A at 23, 47 and where B meets it; B there only
+
+
+def test_content_is_compared_where_a_replica_that_came_back_meets_the_others() -> None:
+    with pytest.raises(AssertionError, match=f"a and b differ in group 1, both at entry {2 * DIGEST_ENTRIES}"):
+        _come_back("ahead")
+
+
+def test_content_is_compared_where_a_snapshot_is_that_of_where_the_others_stand() -> None:
+    world = World()
+    world.a.machine.apply(entries(1, b"x", b"y"))
+    with pytest.raises(AssertionError, match="a and b differ in group 1, both at entry 2"):
+        world.b.machine.install(Snapshot(2, 1, ConfState(), b"b'x'b'z'"))
 
 
 def test_bits_of_the_log_flip_only_behind_its_end() -> None:
