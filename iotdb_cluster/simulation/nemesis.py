@@ -25,6 +25,10 @@ ROUND_MS: Final = 50.0
 STUTTER_MS: Final = ((100.0, 700.0), (5.0, 60.0))  # a stuttering process stands, and runs, for so long
 STALE_MS: Final = (1_200.0, 2_600.0)  # how long a leader is kept from hearing of another
 SLOW_DISK_MS: Final = (20.0, 300.0)
+SLOW_SYNC_MS: Final = (80.0, 250.0)
+MAJORITY_MS: Final = (600.0, 1_500.0)  # how long a leader has just one follower, before both lose power
+AWAY_MS: Final = (3_000.0, 5_000.0)  # how long the leader does
+OF_LEADERS: Final = ("transfer", "power cut of a majority")
 
 
 class Nemesis:
@@ -55,6 +59,7 @@ class Nemesis:
         self._left_out = ""
         self.crashes = 0
         self.said: list[str] = []
+        self._kinds = self._table()
         simulation.expected = self._expected
 
     def _expected(self, name: str, error: BaseException) -> bool:
@@ -118,65 +123,83 @@ class Nemesis:
         return node is not None and bool(node.leading())
 
     def _harm(self, kind: str) -> None:
-        rng, simulation = self._random, self._simulation
-        running = [name for name in self._names if simulation.is_running(name)]
+        """Do one thing of a kind to one node, drawn from those that run."""
+        running = [name for name in self._names if self._simulation.is_running(name)]
         if not running:
             return
-        victim = rng.choice(running)
-        leads = "leader" in kind or kind == "transfer"
-        if leads:
-            victim = rng.choice([name for name in running if self._leads(name)] or running)
-        others = [name for name in self._names if name != victim]
-        if kind in ("crash", "leader crash"):
-            self._crash(victim)
-        elif kind == "all crash":
-            for name in running:
-                self._crash(name)
-        elif kind in ("pause", "leader pause"):
-            self._say(victim, "pauses")
-            simulation.pause(victim)
-            self._lasting(lambda: simulation.resume(victim))
-        elif kind == "stutter":
-            self._say(victim, "stutters")
-            self._stutter(victim, simulation.now_ms + rng.uniform(*self._plan.lasting_ms))
-        elif kind == "stale leader":
-            self._leave_stale(victim, others)
-        elif kind == "transfer":
-            self._transfer(victim)
-        elif kind == "clock":
-            jump = rng.choice((1.0, -1.0)) * rng.choice((100.0, 5_000.0, 3_600_000.0)) * rng.random()
-            self._say(victim, f"clock jumps by {jump:.0f} ms")
-            simulation.nodes[victim].clock.jump(jump)
-        elif "disk" in kind:
-            self._harm_disk(victim, kind)
-        elif kind == "flip":
-            self._flip(victim)
-        else:
-            self._harm_network(victim, others, kind.removeprefix("leader "))
+        victim = self._random.choice(running)
+        if "leader" in kind or kind in OF_LEADERS:
+            victim = self._random.choice([name for name in running if self._leads(name)] or running)
+        what = kind.removeprefix("leader ")
+        self._kinds[what](victim, [name for name in self._names if name != victim])
 
-    def _harm_network(self, victim: str, others: Sequence[str], kind: str) -> None:
-        rng, network = self._random, self._simulation.network
-        other = rng.choice(others)
-        if kind == "one way":
-            self._cut([rng.choice(((victim, other), (other, victim)))])
-        elif kind == "partition":
-            self._cut([pair for one in others for pair in ((victim, one), (one, victim))])
-        elif kind == "bridge":  # the third still reaches both
-            self._cut([(victim, other), (other, victim)])
-        elif kind == "some ports":
-            ports = self._ports[rng.choice(sorted(self._ports))]
-            pairs = [pair for one in others for pair in ((victim, one), (one, victim))]
-            self._cut(rng.choice((pairs, pairs[:2], pairs[:1])), ports)
-        elif kind == "drop":
-            self._say("drop connections of", victim)
-            network.drop_connections(victim)
-        elif kind == "slow link":
-            low = rng.choice((5.0, 50.0, 400.0))
-            self._say("slow link", victim, other, low)
-            network.slow_link(victim, other, (low, 2 * low))
-            self._lasting(lambda: network.slow_link(victim, other, None))
-        else:
-            self._slow()
+    def _table(self) -> dict[str, Callable[[str, Sequence[str]], None]]:
+        """What each kind does to a victim among others; a kind that begins with "leader" chooses it among those."""
+        return {
+            "crash": lambda victim, _: self._crash(victim),
+            "crash at a disk call": lambda victim, _: self._crash_at_a_call(victim),
+            "all crash": lambda _, __: self._crash_all(),
+            "pause": lambda victim, _: self._pause(victim),
+            "stutter": lambda victim, _: self._stutters(victim),
+            "one way": self._cut_one_way,
+            "partition": lambda victim, others: self._cut(_ways(victim, others)),
+            "bridge": self._cut_one_link,
+            "some ports": self._cut_some_ports,
+            "drop": lambda victim, _: self._drop(victim),
+            "slow network": lambda _, __: self._slow(),
+            "slow link": self._slow_link,
+            "transfer": lambda victim, _: self._transfer(victim),
+            "clock": lambda victim, _: self._jump(victim),
+            "disk error": lambda victim, _: self._fail_disk(victim),
+            "full disk": lambda victim, _: self._fill_disk(victim),
+            "slow disk": lambda victim, _: self._slow_disk(victim),
+            "flip": lambda victim, _: self._flip(victim),
+            "stale leader": self._leave_stale,
+            "power cut of a majority": self._cut_a_majority,
+        }
+
+    def _crash_all(self) -> None:
+        for name in self._names:
+            if self._simulation.is_running(name):
+                self._crash(name)
+
+    def _pause(self, victim: str) -> None:
+        self._say(victim, "pauses")
+        self._simulation.pause(victim)
+        self._lasting(lambda: self._simulation.resume(victim))
+
+    def _stutters(self, victim: str) -> None:
+        self._say(victim, "stutters")
+        self._stutter(victim, self._simulation.now_ms + self._random.uniform(*self._plan.lasting_ms))
+
+    def _jump(self, victim: str) -> None:
+        rng = self._random
+        jump = rng.choice((1.0, -1.0)) * rng.choice((100.0, 5_000.0, 3_600_000.0)) * rng.random()
+        self._say(victim, f"clock jumps by {jump:.0f} ms")
+        self._simulation.nodes[victim].clock.jump(jump)
+
+    def _cut_one_way(self, victim: str, others: Sequence[str]) -> None:
+        other = self._random.choice(others)
+        self._cut([self._random.choice(((victim, other), (other, victim)))])
+
+    def _cut_one_link(self, victim: str, others: Sequence[str]) -> None:
+        """The third still reaches both."""
+        self._cut(_ways(victim, [self._random.choice(others)]))
+
+    def _cut_some_ports(self, victim: str, others: Sequence[str]) -> None:
+        ports = self._ports[self._random.choice(sorted(self._ports))]
+        pairs = _ways(victim, others)
+        self._cut(self._random.choice((pairs, pairs[:2], pairs[:1])), ports)
+
+    def _drop(self, victim: str) -> None:
+        self._say("drop connections of", victim)
+        self._simulation.network.drop_connections(victim)
+
+    def _slow_link(self, victim: str, others: Sequence[str]) -> None:
+        other, low = self._random.choice(others), self._random.choice((5.0, 50.0, 400.0))
+        self._say("slow link", victim, other, low)
+        self._simulation.network.slow_link(victim, other, (low, 2 * low))
+        self._lasting(lambda: self._simulation.network.slow_link(victim, other, None))
 
     def _cut(self, pairs: Sequence[tuple[str, str]], ports: Sequence[int] = ()) -> None:
         undo = self._blocked(pairs, ports)
@@ -265,29 +288,68 @@ class Nemesis:
 
         self._lasting(undo)
 
-    def _harm_disk(self, victim: str, kind: str) -> None:
+    # --- disks --------------------------------------------------------------------------------------------------------
+
+    def _crash_at_a_call(self, victim: str) -> None:
         rng, disk = self._random, self._simulation.nodes[victim].disk
-        if kind == "crash at a disk call":
-            disk.cut_power = bool(rng.randrange(3))
-            disk.cut_at = disk.calls + rng.randint(1, rng.choice((5, 50, 300)))
-            self._say(victim, "crashes at disk call", disk.cut_at)
-            self.crashes += 1
-            return
-        if kind == "slow disk":
-            self._say(victim, "has a slow disk")
-            self._simulation.set_pace(victim, (rng.uniform(0.0, SLOW_DISK_MS[0]), rng.uniform(*SLOW_DISK_MS)))
-            self._lasting(lambda: self._simulation.set_pace(victim, None))
-            return
+        disk.cut_power = bool(rng.randrange(3))
+        disk.cut_at = disk.calls + rng.randint(1, rng.choice((5, 50, 300)))
+        self._say(victim, "crashes at disk call", disk.cut_at)
+        self.crashes += 1
+
+    def _slow_disk(self, victim: str) -> None:
+        rng = self._random
+        self._say(victim, "has a slow disk")
+        self._simulation.set_pace(victim, (rng.uniform(0.0, SLOW_DISK_MS[0]), rng.uniform(*SLOW_DISK_MS)))
+        self._lasting(lambda: self._simulation.set_pace(victim, None))
+
+    def _fill_disk(self, victim: str) -> None:
+        disk = self._simulation.nodes[victim].disk
         self._failed.add(victim)
-        if kind == "full disk":
-            disk.capacity = disk.used_bytes + rng.choice((0, 4096, 65536))
-            self._say(victim, "disk is full at", disk.capacity)
-        else:
-            operation = rng.choice(FAILING)
-            path = rng.choice(("", "/wal", "/data/data", "/system"))
-            disk.inject(operation, path, rng.choice((errno.EIO, errno.ENOSPC)), rng.choice((1, 3, 100)))
-            self._say(victim, "disk fails to", operation, path)
+        disk.capacity = disk.used_bytes + self._random.choice((0, 4096, 65536))
+        self._say(victim, "disk is full at", disk.capacity)
         self._lasting(lambda: self._mend_disk(victim))
+
+    def _fail_disk(self, victim: str) -> None:
+        rng, disk = self._random, self._simulation.nodes[victim].disk
+        self._failed.add(victim)
+        operation = rng.choice(FAILING)
+        path = rng.choice(("", "/wal", "/data/data", "/system"))
+        disk.inject(operation, path, rng.choice((errno.EIO, errno.ENOSPC)), rng.choice((1, 3, 100)))
+        self._say(victim, "disk fails to", operation, path)
+        self._lasting(lambda: self._mend_disk(victim))
+
+    def _cut_a_majority(self, victim: str, others: Sequence[str]) -> None:
+        """Just enough members hear a leader, one of them over a slow disk; then the leader and that one lose power.
+
+        The slow one is back at once, the leader after a new election: what was acknowledged stands on the slow one's
+        disk, or nowhere that asks.
+        """
+        rng, simulation = self._random, self._simulation
+        running = [name for name in others if simulation.is_running(name)]
+        if not running:
+            return
+        slow = rng.choice(running)
+        behind = [name for name in others if name != slow]
+        behind = behind[: len(self._names) // 2]
+        self._say(victim, "and", slow, "are to lose power")
+        simulation.set_pace(slow, SLOW_SYNC_MS)
+        open_again = self._blocked([(victim, one) for one in behind], self._ports["data log"])
+        lasting = rng.uniform(*MAJORITY_MS)
+        self._chase(victim, lasting)
+        now = simulation.now_ms
+
+        def strike() -> None:
+            simulation.set_pace(slow, None)
+            for name, away_ms in ((slow, rng.uniform(20.0, 200.0)), (victim, rng.uniform(*AWAY_MS))):
+                if simulation.is_running(name):
+                    self._say(name, "loses power")
+                    simulation.crash(name)
+                    self.crashes += 1
+                    self._due[name] = simulation.now_ms + away_ms
+
+        self._undoing.append((now + lasting, strike))
+        self._undoing.append((now + lasting + AWAY_MS[1], open_again))
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -334,3 +396,8 @@ class Nemesis:
                 simulation.network.block(other, name)
             if manner in ("cut off", "mute"):
                 simulation.network.block(name, other)
+
+
+def _ways(victim: str, others: Sequence[str]) -> list[tuple[str, str]]:
+    """Both ways between a node and others."""
+    return [pair for one in others for pair in ((victim, one), (one, victim))]

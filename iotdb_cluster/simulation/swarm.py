@@ -37,6 +37,8 @@ __all__ = ["Swarm", "SwarmFailure", "SwarmResult", "run_seed"]
 
 META_PORT, DATA_PORT, CLIENT_PORT, NODETOOL_PORT = 9003, 40010, 55560, 31999
 FORMED_MS = 60_000
+LASTS_MS = 60_000  # a run, at least
+SPREAD = 1.5  # the clients' operations are spread over so much of the time of the faults, if those let them
 LIVE_MS = 30_000  # from the end of the faults until writes and reads succeed
 SERVES_AGAIN_MS = 60_000
 ELECTIONS_MAX = 10  # election time-outs until a healed majority has leaders
@@ -165,7 +167,7 @@ class Swarm:
             lambda: SimulatedClient(here, victim, CLIENT_PORT, patience_ms),
             lambda: [SimulatedClient(there, name, CLIENT_PORT, 2_000) for name in self.names if name != victim],
             rng.sample(registers or self.clients.registers, 1),
-            lambda: simulation.now_ms >= end or self.clients.stop,
+            lambda: simulation.now_ms >= end or self.clients.hurry,
         )))  # fmt: skip
 
     def _group_of(self, node: Node, register: Register) -> int:
@@ -207,12 +209,14 @@ class Swarm:
             simulation, rng, self.names, self.running, self.plan,
             lambda victim, lasting_ms: self._chase(simulation, victim, lasting_ms), PORTS,
         )  # fmt: skip
-        between_ms = self.shape.clients * self.plan.faults_ms / self.shape.operations
+        between_ms = self.shape.clients * self.plan.faults_ms * SPREAD / self.shape.operations
         for number in range(self.shape.clients):
             name = f"client{number}"
             own = simulation.world(name)
             sessions = [SimulatedClient(own, node, CLIENT_PORT, self.shape.patience_ms) for node in self.names]
-            client = self.clients.run(name, random.Random(f"{self.seed}:{name}"), sessions, between_ms)
+            client = self.clients.run(
+                name, random.Random(f"{self.seed}:{name}"), sessions, between_ms, self.shape.operations
+            )
             self._tasks.append(simulation.spawn(client))
         serving = self.names
         if faults:
@@ -227,7 +231,7 @@ class Swarm:
             healed = [name for name in self.names if name != left_out]
             self._leaders_within(simulation, healed)
             simulation.run(self._lives(world, healed), LIVE_MS + 1_000)
-            simulation.run_until(rng.choice((0.0, 1_000.0, 5_000.0)))
+            simulation.run_until(rng.choice((0.0, 1_000.0, 5_000.0, 15_000.0)))
             if nemesis.damaged:
                 serving = healed
             else:
@@ -236,7 +240,8 @@ class Swarm:
             simulation.run_until(self.plan.faults_ms)
         simulation.run(self._serving(world, serving), SERVES_AGAIN_MS)
         simulation.run(self._lives(world, serving), LIVE_MS + 1_000)
-        self.clients.stop = True
+        simulation.run_until(max(0.0, LASTS_MS - simulation.now_ms))
+        self.clients.hurry = True
         simulation.run_until(lambda: all(task.done() for task in self._tasks), SERVES_AGAIN_MS)
         simulation.run(self._read_all(world, serving), SERVES_AGAIN_MS)
         simulation.run(self._compare(world, serving), SERVES_AGAIN_MS)

@@ -79,27 +79,31 @@ class Clients:
     acknowledged: int = 0
     unknown: int = 0
     refused: int = 0
-    stop: bool = False
+    begun: int = 0  # operations of the clients that `run`
+    hurry: bool = False  # no more rests between them
     refusals: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for register in self.registers:
             self.histories[register.series] = History(len(register.times), register.narrow)
 
-    async def run(self, name: str, rng: random.Random, sessions: Sequence[SimulatedClient], between_ms: float) -> None:
-        """One client, until told to stop: bursts of operations, one every `between_ms` taken together."""
+    async def run(
+        self, name: str, rng: random.Random, sessions: Sequence[SimulatedClient], between_ms: float, operations: int
+    ) -> None:
+        """One client, until all have begun `operations`: bursts of them, one every `between_ms` taken together."""
         wishes, weights = list(self.workload.weights), list(self.workload.weights.values())
         session = rng.choice(sessions)
         low, high = self.workload.pause_ms
         left = rng.randint(1, self.workload.burst)
-        while not self.stop:
+        while self.begun < operations:
             if not left:
                 left = rng.randint(1, 2 * self.workload.burst - 1)
                 rests = rng.uniform(0.0, 2.0) * left * between_ms / 1000
-                while rests > 0 and not self.stop:
+                while rests > 0 and not self.hurry:
                     await asyncio.sleep(min(rests, REST_S))
                     rests -= REST_S
             left -= 1
+            self.begun += 1
             if rng.random() >= self.workload.stay:
                 session = rng.choice(sessions)
             (wish,) = rng.choices(wishes, weights)
