@@ -225,8 +225,8 @@ class SimulatedTransport(asyncio.Transport):
         self._network.trace("network", self.number, self.node, len(data))
         if not self._closing:
             self._receive(data)
-        if self.peer is not None:
-            peer = self.peer
+        peer = self.peer
+        if peer is not None and (peer._paused_writing or peer._closing):
             self._loop.call_soon(peer._taken, context=peer.context)
         self._deliver_next()
 

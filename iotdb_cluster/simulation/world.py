@@ -134,8 +134,7 @@ class Simulation:
         """Count an event in the digest. Two runs of a seed have equal digests; events must print alike in both."""
         line = f"{self.loop.time():.6f} {' '.join(map(str, event))}"
         self.events += 1
-        self._digest.update(line.encode())
-        self._digest.update(b"\n")
+        self._digest.update(f"{line}\n".encode())
         self.lines.append(line)
 
     def digest(self) -> str:
