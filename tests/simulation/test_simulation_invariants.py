@@ -217,7 +217,7 @@ def test_committed_entries_that_a_restart_loses() -> None:
 
 
 def _come_back(content: str) -> World:
-    """A has applied twice `DIGEST_ENTRIES`; B comes back with this content, knows it for that of entry 3, catches up."""
+    """A has applied twice `DIGEST_ENTRIES`; B comes back at entry 3 with this content, and catches up."""
     world = World()
     run = entries(1, *[b"x"] * (2 * DIGEST_ENTRIES))
     world.a.machine.apply(run)
