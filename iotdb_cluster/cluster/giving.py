@@ -56,6 +56,7 @@ class MoveGiving:
         self._exports: dict[int, list[Import]] = {}
         self._fenced_ms: dict[int, float] = {}  # by move: since when this node leads a group that has fenced for it
         self._ending: set[int] = set()
+        self._terms: dict[int, int] = {}  # by group: the term of the lead that was looked at last
 
     def register(self, calls: Calls) -> None:
         handlers = (self._open_call, self._export_call, self._held_call)
@@ -80,9 +81,13 @@ class MoveGiving:
             group = self._driver.groups.get(move.giver)
             if group is None or not group.leads or not self._machines[group.id].data.fenced(move.id):
                 self._fenced_ms.pop(move.id, None)
-            elif now - self._fenced_ms.setdefault(move.id, now) > FENCE_MS_MAX and move.id not in self._ending:
+                continue
+            inherited = self._terms.get(group.id) != group.raw.term  # clients have waited for this lead already
+            self._fenced_ms.setdefault(move.id, now - (FENCE_MS_MAX / 2 if inherited else 0))
+            if now - self._fenced_ms[move.id] > FENCE_MS_MAX and move.id not in self._ending:
                 self._ending.add(move.id)
                 self._spawn(self._end(move.id))
+        self._terms = {group.id: group.raw.term for group in self._driver.groups.values() if group.id and group.leads}
 
     def _let_rest(self, moving: Sequence[tuple[int, set[int]]]) -> None:
         """No compaction begins in what moves away: each changed file would be copied again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import random
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +35,9 @@ class Trial:
         self.replication = replication
         self.time = 0
         self.stop = False
-        self.refused: list[CallerError] = []
+        self.failed: list[tuple[int, CallerError]] = []  # (the node that was asked, what it said)
+        self.killed = 0
+        self.stall_ms = 0.0  # the longest call through a node that was not killed
         self.reads = 0
         for number in range(1, smoke.NODES + 1):
             self.simulation.add_node(smoke._name(number), self._main(number))
@@ -63,57 +66,85 @@ class Trial:
             self.time += 1
             device = f"root.move{self.time % 3}.d"
             at = (self.time * 7) % (partitions * smoke.PARTITION_MS)
-            await self._insert(session, f"{device}.s1", at, float(self.time))
+            await self._insert(session, node, f"{device}.s1", at, float(self.time))
         session.drop()
 
-    async def _insert(self, session: SimulatedClient, series: str, at: int, value: float) -> None:
+    async def _insert(self, session: SimulatedClient, node: int, series: str, at: int, value: float) -> None:
         device, _, name = series.rpartition(".")
+        began_ms = self.simulation.now_ms
         try:
             await session.insert(device, name, at, value)
         except CallerError as error:
-            self.refused.append(error)
+            self.failed.append((node, error))
             self.history.maybe.setdefault(series, {})[at] = value
         else:
             self.history.maybe.get(series, {}).pop(at, None)
             self.history.acknowledged.setdefault(series, {})[at] = value
+        self._took(node, began_ms)
+
+    def _took(self, node: int, began_ms: float) -> None:
+        if node != self.killed:
+            self.stall_ms = max(self.stall_ms, self.simulation.now_ms - began_ms)
 
     async def load(self, node: int) -> None:
         """One client that writes a point and reads what it knows to be there, until told to stop."""
         session = SimulatedClient(self.world, smoke._name(node), smoke.CLIENT_PORT, 30_000)
         series = f"root.load{node}.d.s1"
-        device, _, name = series.rpartition(".")
         mine = self.history.acknowledged.setdefault(series, {})
         at = 0
         while not self.stop:
             at += 1
-            await self._insert(session, series, (at * 37) % 3_000, float(at))
+            await self._insert(session, node, series, (at * 37) % 3_000, float(at))
             floor = dict(mine)
+            began_ms = self.simulation.now_ms
             try:
                 found = await session.points(series)
             except CallerError as error:
-                self.refused.append(error)
+                self.failed.append((node, error))
+                await asyncio.sleep(0.05)
                 continue
+            self._took(node, began_ms)
             self.reads += 1
             for time, value in floor.items():
                 known = self.history.maybe.get(series, {}).get(time)
                 assert found.get(time) in (value, known), (series, time, value, found.get(time))
-            if len(mine) % 7 == 0:
-                rows = await session.query(f"SELECT count({name}) FROM {device}")
-                assert rows[0][1][0] >= len(floor), (rows, len(floor))
+            if at % 7 == 0:
+                await self._count(session, node, series, len(floor))
             await asyncio.sleep(0.01)
         session.drop()
+
+    async def _count(self, session: SimulatedClient, node: int, series: str, least: int) -> None:
+        device, _, name = series.rpartition(".")
+        try:
+            rows = await session.query(f"SELECT count({name}) FROM {device}")
+        except CallerError as error:
+            self.failed.append((node, error))
+        else:
+            assert rows[0][1][0] >= least, (rows, least)
 
     # --- moves --------------------------------------------------------------------------------------------------------
 
     def leader(self, group: int) -> int:
-        return next(
-            (
-                number
-                for number, node in self.nodes.items()
-                if self.is_up(number) and (group,) in [(led,) for led, _ in node.leading()]
-            ),
-            0,
-        )
+        """The node that leads a group, the latest where two believe it; 0 where none does."""
+        found = [
+            (term, number)
+            for number, node in self.nodes.items()
+            if self.is_up(number)
+            for led, term in node.leading()
+            if led == group
+        ]
+        return max(found, default=(0, 0))[1]
+
+    def phase(self, move: int) -> str:
+        """How far a move is, by those who drive it; "over" when meta has decided."""
+        if self.state().move(move) is None:
+            return "over"
+        for number, node in self.nodes.items():
+            if self.is_up(number) and node._built:
+                for one in node._migration.moving.progress():
+                    if one["move"] == move:
+                        return str(one["phase"])
+        return ""
 
     def is_up(self, number: int) -> bool:
         return self.simulation.is_running(smoke._name(number))
@@ -148,6 +179,20 @@ class Trial:
             self.propose(lambda request: commands.rebalance(request, [(giver, receiver, slots)]))
         value = self.propose(lambda request: commands.begin_move(request, giver, receiver, slots))
         return int(value["move"])
+
+    def crash_at(self, move: int, phase: str, victim: str, power_cut: bool = True) -> int:
+        """Crash who leads one of the groups when the move has come to a phase, or is over; the node."""
+        self.simulation.run_until(lambda: self.phase(move) in (phase, "over"), MOVED_MS)
+        state = self.state().move(move)
+        group = 0 if victim == "meta" or state is None else state.giver if victim == "giver" else state.receiver
+        dead = self.leader(group) or 1
+        self.killed = dead
+        self.simulation.crash(NAMES[dead - 1], power_cut=power_cut)
+        return dead
+
+    def end_load(self, clients: list[Any]) -> None:
+        self.stop = True
+        self.simulation.run_until(lambda: all(client.done() for client in clients), MOVED_MS)
 
     def until_over(self, move: int) -> None:
         self.simulation.run_until(lambda: self.state().move(move) is None, MOVED_MS)
@@ -205,5 +250,71 @@ def test_slots_move_with_all_that_is_in_them(replication: int) -> None:
                 trial.until_over(move)
                 assert all(trial.state().table.owner(slot)[0] == receiver for slot in slots)
             trial.simulation.run(trial.write(50, 2), 60_000)
-        assert not trial.refused
+        assert not trial.failed
+        trial.verify()
+
+
+PHASES = ("copying", "fenced: schema and request ids", "fenced: last files", "decision", "over")
+VICTIMS = ("giver", "receiver", "meta")
+
+
+@pytest.mark.parametrize(
+    ("phase", "victim"),
+    [("copying", "giver"), (PHASES[1], "receiver"), (PHASES[2], "giver"), ("decision", "meta"), ("over", "receiver")],
+)
+def test_a_crash_at_any_phase_loses_nothing(phase: str, victim: str) -> None:
+    """The leader of a group that takes part dies at once when the move has come so far; clients of others notice
+    nothing but a pause."""
+    with Trial(10 * PHASES.index(phase) + VICTIMS.index(victim)) as trial:
+        trial.simulation.run(trial.write(120, 1), 60_000)
+        clients = [trial.simulation.spawn(trial.load(number)) for number in (1, 2, 3)]
+        trial.simulation.run_until(1_000)
+        giver = max((1, 2, 3), key=lambda group: len(trial.held(group)))
+        move = trial.begin(giver, giver % 3 + 1, trial.held(giver))
+        dead = trial.crash_at(move, phase, victim)
+        trial.until_over(move)
+        trial.simulation.run_until(1_000)
+        trial.simulation.restart(NAMES[dead - 1])
+        trial.simulation.run_until(1_000)
+        trial.end_load(clients)
+        assert trial.reads > 50
+        trial.verify()
+        assert trial.stall_ms < 2_500
+        assert not [error for node, error in trial.failed if node != dead]
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("MOVE_SEEDS", "3"))))
+def test_moves_there_and_back_with_faults_at_random(seed: int) -> None:
+    """More with MOVE_SEEDS=n in the environment."""
+    with Trial(1_000 + seed, replication=3 if seed % 3 else 2) as trial:
+        rng = trial.random
+        trial.simulation.run(trial.write(120, 1), 60_000)
+        clients = [trial.simulation.spawn(trial.load(number)) for number in (1, 2, 3)]
+        for _ in range(3):
+            givers = [group for group in (1, 2, 3) if trial.held(group)]
+            giver = rng.choice(givers)
+            receiver = rng.choice([group for group in (1, 2, 3) if group != giver])
+            held = trial.held(giver)
+            move = trial.begin(giver, receiver, rng.sample(held, rng.randrange(1, len(held) + 1)))
+            fault = rng.choice(("crash", "crash", "block", "cut", "cancel", "none"))
+            dead = 0
+            if fault == "crash":
+                dead = trial.crash_at(move, rng.choice(PHASES), rng.choice(VICTIMS), power_cut=bool(rng.randrange(2)))
+            elif fault in ("block", "cut"):
+                trial.simulation.run_until(rng.randrange(200))
+                one, other = rng.sample(NAMES, 2)
+                trial.simulation.network.block(one, other)
+                if fault == "cut":
+                    trial.simulation.network.block(other, one)
+            elif fault == "cancel":
+                trial.simulation.run_until(rng.randrange(100))
+                trial.propose(lambda request, move=move: commands.end_move(request, move, "giver"))  # type: ignore[misc]
+            trial.simulation.run_until(rng.randrange(1_500))
+            trial.simulation.network.heal()
+            if dead:
+                trial.simulation.restart(NAMES[dead - 1])
+            trial.until_over(move)
+            trial.simulation.run(smoke._serving(trial.world), smoke.SERVES_AGAIN_MS)
+            trial.simulation.run_until(trial.settled, MOVED_MS)
+        trial.end_load(clients)
         trial.verify()
