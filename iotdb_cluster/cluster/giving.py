@@ -137,7 +137,8 @@ class MoveGiving:
             raise CallerError(Status.PARTITION_NOT_READY, f"group {group.id}: a unit is damaged: {error}") from None
         copy = self._given.give(data, units)
         names = [[pinned.name, epoch] for (_, pinned), epoch in zip(units, epochs, strict=True)]
-        return pack({**copy, "units": names}, [pinned.manifest for _, pinned in units])
+        fenced = bool(data.fenced(move))
+        return pack({**copy, "units": names, "fenced": fenced}, [pinned.manifest for _, pinned in units])
 
     def _pinned(
         self, data: DataGroup, move: int, slots: dict[int, int], final: bool

@@ -35,10 +35,12 @@ logger = logging.getLogger(__name__)
 MOVES_CALL = "moves"
 ROUND_MS = 100
 STEP_MS = 5_000  # of one proposal
-RETRY_MS = 200
+RETRY_MS = 100
+FENCE_PAUSE_MS = 2_000
 FETCH_MS = 5_000  # of one look at a voter's round
 GRACE_MS = 1_000  # a voter that is slower than the majority is waited for, at least
 FINAL_GRACE_MS = 100  # ... while the slots are fenced: it gets what it lacks from the others afterwards
+LOOK_MS = 50  # between two looks whether the giver has another leader
 ASK_MS = 1_000
 
 
@@ -69,6 +71,7 @@ class _Voter:
     bytes: int = 0
     missing: int = 0
     fetched: int = 0
+    fenced: bool = False
     checksum: int | None = None
 
 
@@ -85,7 +88,7 @@ class _Round:
 
     def told(self, node: int, answer: Any) -> None:
         """A voter's answer."""
-        fields = ("bytes", "missing", "fetched", "checksum")
+        fields = ("bytes", "missing", "fetched", "fenced", "checksum")
         self._voters[node] = _Voter(*(answer[name] for name in fields))
         slowest = max(self._voters.values(), key=lambda one: one.missing - one.fetched)
         progress, passed_s = self._progress, (self._world.clock.monotonic_ms() - self._since_ms) / 1000
@@ -101,6 +104,11 @@ class _Round:
         mine = self._voters[self._me].checksum if self._me in self._voters else None
         alike = sum(one.checksum == mine for one in self._voters.values())
         return mine if mine is not None and 2 * alike > len(self._nodes) else None
+
+    @property
+    def fenced(self) -> bool:
+        """Whether the giver's fence stands already: another leader began the move, or an attempt failed behind it."""
+        return any(one.fenced for one in self._voters.values())
 
     @property
     def fetched(self) -> int:
@@ -132,7 +140,9 @@ class Moving:
         self._fault = fault
         self._changed = asyncio.Event()
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._moves: dict[int, Move] = {}  # that have a task
         self._progress: dict[int, MoveProgress] = {}
+        self._given_up_ms: dict[tuple[int, int], float] = {}  # by giver and receiver: the last move without effect
         self._rounds = 0  # of this node's life
 
     def register(self, calls: Calls) -> None:
@@ -168,11 +178,17 @@ class Moving:
         for number in [number for number in self._tasks if number not in driven]:
             self._tasks.pop(number).cancel()
             self._progress.pop(number, None)
+            self._note_outcome(self._moves.pop(number))
         for number, (move, group) in driven.items():
             if number not in self._tasks:
+                self._moves[number] = move
                 self._progress[number] = MoveProgress(number, move.giver, move.receiver, len(move.slots))
                 task = self._tasks[number] = asyncio.get_running_loop().create_task(self._drive(move, group))
                 task.add_done_callback(self._ended)
+
+    def _note_outcome(self, move: Move) -> None:
+        if self._meta.state.move(move.id) is None and self._meta.state.table.owner(move.slots[0][0])[0] == move.giver:
+            self._given_up_ms[move.giver, move.receiver] = self._world.clock.monotonic_ms()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -203,6 +219,7 @@ class Moving:
     async def _carry_out(self, move: Move, group: Group, progress: MoveProgress) -> None:
         if not await self._copied(move, group, progress):
             return
+        await self._rested(move)
         progress.phase = "fenced: schema and request ids"
         fence = Fence(move.id, runs_of(move.slots), move.id)
         try:
@@ -224,15 +241,21 @@ class Moving:
         fetched = 0
         for number in range(1, MOVE_ROUNDS_MAX + 1):
             progress.phase, progress.round = "copying", number
-            fetched = (await self._round(move, group, progress, final=False)).fetched
-            progress.waits_for = ""
-            if fetched < MOVE_ROUND_BYTES:
+            round_ = await self._round(move, group, progress, final=False)
+            fetched, progress.waits_for = round_.fetched, ""
+            if fetched < MOVE_ROUND_BYTES or round_.fenced:
                 return True
         if fetched <= MOVE_FINAL_BYTES_MAX:
             return True
         logger.warning("move %d: round %d still brought %d bytes: given up", move.id, MOVE_ROUNDS_MAX, fetched)
         await self._decide(move, "giver")
         return False
+
+    async def _rested(self, move: Move) -> None:
+        """Behind a fence that came to nothing clients have some time before the next one."""
+        since_ms = self._world.clock.monotonic_ms() - self._given_up_ms.get((move.giver, move.receiver), -1e18)
+        if since_ms < FENCE_PAUSE_MS:
+            await asyncio.sleep((FENCE_PAUSE_MS - since_ms) / 1000)
 
     async def _decide(self, move: Move, to: str) -> None:
         await self._meta.propose(
@@ -273,33 +296,33 @@ class Moving:
 
         Those that are slower than the majority are waited for as long again, and at least for a moment.
         """
-        nodes = sorted(group.voter_nodes())
+        nodes, giver = sorted(group.voter_nodes()), self._leaders.guess(move.giver)
         round_ = _Round(self._world, nodes, self._calls.node, progress)
         self._rounds += 1
         head = {
             "group": move.receiver,
             "slots": [list(run) for run in runs_of(move.slots)],
-            "round": [move.id, group.raw.term, self._rounds, move.giver, self._leaders.guess(move.giver), final],
+            "round": [move.id, group.raw.term, self._rounds, move.giver, giver, final],
         }
-        began_ms = self._world.clock.monotonic_ms()
+        began_ms, until_ms = self._world.clock.monotonic_ms(), float("inf")
         loop = asyncio.get_running_loop()
         fetching = {loop.create_task(self._fetch(node, head, round_)) for node in nodes}
         failure: CallerError | None = None
+        left: set[asyncio.Task[None]] = fetching
         try:
-            left: set[asyncio.Task[None]] = fetching
-            limit_s: float | None = None
-            while left:
-                done, left = await asyncio.wait(left, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            while left and self._world.clock.monotonic_ms() < until_ms:
+                done, left = await asyncio.wait(left, timeout=LOOK_MS / 1000, return_when=asyncio.FIRST_COMPLETED)
                 for one in done:
                     error = one.exception()
                     if error is not None and not isinstance(error, CallerError):
                         raise error
                     failure = error or failure
-                if not done:
-                    break
-                if limit_s is None and round_.agreed is not None:
-                    passed_ms = self._world.clock.monotonic_ms() - began_ms
-                    limit_s = (FINAL_GRACE_MS if final else max(GRACE_MS, passed_ms)) / 1000
+                now = self._world.clock.monotonic_ms()
+                if round_.agreed is not None:
+                    pressing = final or round_.fenced
+                    until_ms = min(until_ms, now + (FINAL_GRACE_MS if pressing else max(GRACE_MS, now - began_ms)))
+                elif self._leaders.guess(move.giver) != giver:  # one that is dead refuses nothing
+                    raise CallerError(Status.NO_LEADER, f"group {move.giver} has another leader: once more")
         finally:
             for one in fetching:
                 one.cancel()

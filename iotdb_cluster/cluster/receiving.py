@@ -59,6 +59,7 @@ class _Fetching:
     bytes: int = 0  # of the files of the copy
     fetched: int = 0  # of those that were not here
     missing: int = 0
+    fenced: bool = False  # at the giver, when its copy was made
 
     @property
     def under_way(self) -> bool:
@@ -105,7 +106,7 @@ class MoveReceiving:
     # --- a round ------------------------------------------------------------------------------------------------------
 
     async def _fetch_call(self, body: memoryview, deadline: Deadline) -> bytes:
-        """{"done", "bytes", "missing", "fetched", "checksum": of the final manifests, when done}."""
+        """{"done", "bytes", "missing", "fetched", "fenced", "checksum": of the final manifests, when done}."""
         head, _ = unpack(body)
         group = replica_here(self._driver, int(head["group"]))
         wanted = _Round(*head["round"])
@@ -126,6 +127,7 @@ class MoveReceiving:
                 "bytes": one.bytes,
                 "missing": one.missing,
                 "fetched": one.fetched,
+                "fenced": one.fenced,
                 "checksum": checksum,
             }
         )
@@ -163,7 +165,7 @@ class MoveReceiving:
         answer, manifests = unpack(
             await self._calls.call(wanted.node, "move open", pack(head), deadline, Channel.SNAPSHOT)
         )
-        listing = Listing.load(answer)
+        listing, one.fenced = Listing.load(answer), bool(answer["fenced"])
         names = [str(name) for name, _ in answer["units"]]
         broken: BrokenFile | None = None
         try:

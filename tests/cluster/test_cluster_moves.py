@@ -37,7 +37,7 @@ class Trial:
         self.stop = False
         self.failed: list[tuple[int, CallerError]] = []  # (the node that was asked, what it said)
         self.killed = 0
-        self.stall_ms = 0.0  # the longest call through a node that was not killed
+        self.stall_ms = 0.0  # the longest insert through a node that was not killed
         self.reads = 0
         for number in range(1, smoke.NODES + 1):
             self.simulation.add_node(smoke._name(number), self._main(number))
@@ -96,14 +96,12 @@ class Trial:
             at += 1
             await self._insert(session, node, series, (at * 37) % 3_000, float(at))
             floor = dict(mine)
-            began_ms = self.simulation.now_ms
             try:
                 found = await session.points(series)
             except CallerError as error:
                 self.failed.append((node, error))
                 await asyncio.sleep(0.05)
                 continue
-            self._took(node, began_ms)
             self.reads += 1
             for time, value in floor.items():
                 known = self.history.maybe.get(series, {}).get(time)
@@ -198,6 +196,13 @@ class Trial:
         self.simulation.run_until(lambda: self.state().move(move) is None, MOVED_MS)
         assert self.state().move(move) is None
 
+    def until_settled(self) -> None:
+        for _ in range(MOVED_MS // 200):
+            if self.settled():
+                return
+            self.simulation.run_until(200)
+        raise AssertionError("a group's log lacks what meta has decided")
+
     def settled(self) -> bool:
         """Every group's log says what meta has decided, on every node."""
         state = self.state()
@@ -215,8 +220,7 @@ class Trial:
 
     def verify(self) -> None:
         self.simulation.run(smoke._serving(self.world), smoke.SERVES_AGAIN_MS)
-        self.simulation.run_until(self.settled, MOVED_MS)
-        assert self.settled()
+        self.until_settled()
         self.simulation.run(self._verify(), smoke.SERVES_AGAIN_MS)
 
     async def _verify(self) -> None:
@@ -271,7 +275,7 @@ def test_a_crash_at_any_phase_loses_nothing(phase: str, victim: str) -> None:
         trial.simulation.run_until(1_000)
         giver = max((1, 2, 3), key=lambda group: len(trial.held(group)))
         move = trial.begin(giver, giver % 3 + 1, trial.held(giver))
-        dead = trial.crash_at(move, phase, victim)
+        dead = trial.crash_at(move, phase, victim, power_cut=False)
         trial.until_over(move)
         trial.simulation.run_until(1_000)
         trial.simulation.restart(NAMES[dead - 1])
@@ -283,7 +287,7 @@ def test_a_crash_at_any_phase_loses_nothing(phase: str, victim: str) -> None:
         assert not [error for node, error in trial.failed if node != dead]
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("MOVE_SEEDS", "3"))))
+@pytest.mark.parametrize("seed", range(int(os.environ.get("MOVE_SEEDS", "2"))))
 def test_moves_there_and_back_with_faults_at_random(seed: int) -> None:
     """More with MOVE_SEEDS=n in the environment."""
     with Trial(1_000 + seed, replication=3 if seed % 3 else 2) as trial:
@@ -315,6 +319,6 @@ def test_moves_there_and_back_with_faults_at_random(seed: int) -> None:
                 trial.simulation.restart(NAMES[dead - 1])
             trial.until_over(move)
             trial.simulation.run(smoke._serving(trial.world), smoke.SERVES_AGAIN_MS)
-            trial.simulation.run_until(trial.settled, MOVED_MS)
+            trial.until_settled()
         trial.end_load(clients)
         trial.verify()
