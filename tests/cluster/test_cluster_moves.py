@@ -9,15 +9,19 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import crc32c
 import pytest
 
+from iotdb_cluster.cluster import moving, receiving
 from iotdb_cluster.cluster.calls import Deadline
+from iotdb_cluster.cluster.copying import CopiedFile
 from iotdb_cluster.cluster.node import Node
 from iotdb_cluster.errors import CallerError
 from iotdb_cluster.meta import commands
-from iotdb_cluster.simulation import smoke
+from iotdb_cluster.simulation import SimulatedDisk, smoke
 from iotdb_cluster.simulation.client import SimulatedClient, ask_admin
 from iotdb_cluster.simulation.world import Simulation
+from iotdb_cluster.storage import Stage
 from iotdb_cluster.world import World
 
 NAMES = [smoke._name(number) for number in range(1, smoke.NODES + 1)]
@@ -256,6 +260,43 @@ def test_slots_move_with_all_that_is_in_them(replication: int) -> None:
             trial.simulation.run(trial.write(50, 2), 60_000)
         assert not trial.failed
         trial.verify()
+
+
+def test_a_file_of_another_replica_is_not_taken_for_the_one_that_is_wanted() -> None:
+    """Replicas call their files alike, and what is in them differs: of one name and size only the checksum tells."""
+    disk = SimulatedDisk()
+    stage = Stage(disk, "/d/moves/5")
+    stage.begin([])
+    file = disk.open(f"{stage.make_unit('7.0.1')}/1.chunk", create=True)
+    file.write(0, b"first replica")
+    file.sync()
+    file.close()
+    mine = CopiedFile(0, "1.chunk", 13, crc32c.crc32c(b"first replica"))
+    other = CopiedFile(0, "1.chunk", 13, crc32c.crc32c(b"other replica"))
+    staged = receiving._Staged()
+    assert receiving._lacking(stage, staged, [mine], ["7.0.1"]) == []
+    assert receiving._lacking(stage, staged, [other], ["7.0.1"]) == [(other, "/d/moves/5/7.0.1/1.chunk")]
+    assert receiving._lacking(stage, receiving._Staged(), [other], ["7.0.1"])
+
+
+def test_a_majority_with_the_same_files_is_enough_where_this_node_is_among_them() -> None:
+    def told(*answers: tuple[int, int | None]) -> int | None:
+        round_ = moving._Round(world, [1, 2, 3], 1, moving.MoveProgress(5, 1, 2, 1))
+        for node, checksum in answers:
+            head = {"bytes": 9, "missing": 4, "fetched": 4, "fenced": False, "checksum": checksum}
+            round_.told(node, head)
+        return round_.agreed
+
+    simulation = Simulation(1)
+    world = simulation.world("client")
+    assert told((1, 77)) is None
+    assert told((1, 77), (2, None)) is None
+    assert told((1, 77), (2, 78)) is None
+    assert told((2, 77), (3, 77)) is None
+    assert told((1, None), (2, 77), (3, 77)) is None
+    assert told((1, 77), (3, 77)) == 77
+    assert told((1, 77), (2, 78), (3, 77)) == 77
+    simulation.close()
 
 
 PHASES = ("copying", "fenced: schema and request ids", "fenced: last files", "decision", "over")
