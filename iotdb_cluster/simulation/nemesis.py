@@ -57,9 +57,10 @@ class Nemesis:
         self._failed: set[str] = set()  # nodes whose disks have failed at some time
         self.damaged = ""  # the node whose files have a flipped bit: it may refuse to serve
         self._left_out = ""
+        self._majority_until = 0.0  # when the last power cut of a majority is over
         self.crashes = 0
         self.said: list[str] = []
-        self._kinds = self._table()
+        self.kinds = self._table()
         simulation.expected = self._expected
 
     def _expected(self, name: str, error: BaseException) -> bool:
@@ -131,7 +132,7 @@ class Nemesis:
         if "leader" in kind or kind in OF_LEADERS:
             victim = self._random.choice([name for name in running if self._leads(name)] or running)
         what = kind.removeprefix("leader ")
-        self._kinds[what](victim, [name for name in self._names if name != victim])
+        self.kinds[what](victim, [name for name in self._names if name != victim])
 
     def _table(self) -> dict[str, Callable[[str, Sequence[str]], None]]:
         """What each kind does to a victim among others; a kind that begins with "leader" chooses it among those."""
@@ -327,7 +328,7 @@ class Nemesis:
         """
         rng, simulation = self._random, self._simulation
         running = [name for name in others if simulation.is_running(name)]
-        if not running:
+        if not running or simulation.now_ms < self._majority_until:  # two at a time spoil each other
             return
         slow = rng.choice(running)
         behind = [name for name in others if name != slow]
@@ -337,7 +338,8 @@ class Nemesis:
         open_again = self._blocked([(victim, one) for one in behind], self._ports["data log"])
         lasting = rng.uniform(*MAJORITY_MS)
         self._chase(victim, lasting)
-        now = simulation.now_ms
+        strikes_ms = simulation.now_ms + lasting
+        self._majority_until = strikes_ms + AWAY_MS[1]
 
         def strike() -> None:
             simulation.set_pace(slow, None)
@@ -348,8 +350,8 @@ class Nemesis:
                     self.crashes += 1
                     self._due[name] = simulation.now_ms + away_ms
 
-        self._undoing.append((now + lasting, strike))
-        self._undoing.append((now + lasting + AWAY_MS[1], open_again))
+        self._undoing.append((strikes_ms, strike))
+        self._undoing.append((self._majority_until, open_again))
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

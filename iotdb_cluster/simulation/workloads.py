@@ -18,6 +18,7 @@ UNKNOWN = frozenset({Status.TIME_OUT, Status.INTERNAL_SERVER_ERROR})
 MEASUREMENT = "s1"
 REST_S = 0.5  # a client that rests looks so often whether it is over
 CHASING = (2, 2)  # readers and writers of a chase
+CHASED_MAX = 250  # their operations in one run
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Clients:
     unknown: int = 0
     refused: int = 0
     begun: int = 0  # operations of the clients that `run`
+    chased: int = 0  # operations of those that `chase`
     hurry: bool = False  # no more rests between them
     refusals: dict[str, int] = field(default_factory=dict)
 
@@ -123,16 +125,20 @@ class Clients:
         """Some keep reading through one node, whatever becomes of it, while others write through the rest."""
         every = rng.choice((0.05, 0.1, 0.15))
 
+        def done() -> bool:
+            self.chased += 1
+            return over() or self.chased > CHASED_MAX
+
         async def reads(name: str) -> None:
             session = chased()
-            while not over():
+            while not done():
                 await self.read(name, rng, session, rng.choice(registers), rng.choice(("point", "all", "last")))
                 await asyncio.sleep(rng.uniform(0.0, 2.0) * every)
             session.drop()
 
         async def writes(name: str) -> None:
             sessions = others()
-            while not over():
+            while not done():
                 await self.write(name, rng, rng.choice(sessions), rng.choice(registers))
                 await asyncio.sleep(rng.uniform(0.0, 2.0) * every)
             for session in sessions:

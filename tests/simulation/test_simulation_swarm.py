@@ -11,9 +11,14 @@ import random
 
 import pytest
 
+from iotdb_cluster.cluster.driver import Driver
+from iotdb_cluster.cluster.group import Group
+from iotdb_cluster.raft import Message
 from iotdb_cluster.simulation.disk import SimulatedDisk
+from iotdb_cluster.simulation.nemesis import Nemesis
 from iotdb_cluster.simulation.plan import KINDS, Plan
-from iotdb_cluster.simulation.swarm import SwarmFailure, run_seed
+from iotdb_cluster.simulation.swarm import Swarm, SwarmFailure, run_seed
+from iotdb_cluster.simulation.world import Simulation
 
 FIVE_NODES = 11
 
@@ -38,6 +43,35 @@ def test_a_disk_that_forgets_what_was_synced_is_found(monkeypatch: pytest.Monkey
     monkeypatch.setattr(SimulatedDisk, "sync_data", lambda *_: None)
     with pytest.raises(SwarmFailure, match="make sim SEED=1"):
         run_seed(1)
+
+
+def test_an_acknowledgement_before_the_sync_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A majority loses power when one of it has acknowledged what it has not synced."""
+    append = Driver._append
+
+    def early(driver: Driver, group: Group, message: Message) -> None:
+        for response in message.responses:
+            if response.to != group.replica:
+                driver._post(group, response)
+        message.responses = [response for response in message.responses if response.to == group.replica]
+        append(driver, group, message)
+
+    monkeypatch.setattr(Driver, "_append", early)
+
+    def run_some() -> None:
+        for seed in range(1, 9):
+            swarm = Swarm(seed)
+            swarm.plan.kinds = ("power cut of a majority",)
+            swarm.run()
+
+    with pytest.raises(SwarmFailure, match="are to lose power"):
+        run_some()
+
+
+def test_every_kind_of_fault_does_something() -> None:
+    with Simulation(1) as simulation:
+        nemesis = Nemesis(simulation, random.Random(1), (), {}, Swarm(1).plan, lambda *_: None, {})
+    assert set(nemesis.kinds) == {kind.removeprefix("leader ") for kind in KINDS}
 
 
 def test_every_kind_of_fault_is_drawn() -> None:
