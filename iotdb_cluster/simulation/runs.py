@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 
+from iotdb_cluster.rpc.idl import client
 from iotdb_cluster.simulation.swarm import SwarmFailure, SwarmResult, run_seed
+from iotdb_cluster.sql import warm_up
 
 __all__ = ["Run", "run", "runs"]
 
@@ -29,10 +31,18 @@ class Run:
             return self.failure
         found = self.result
         return (
-            f"seed {self.seed}: {found.acknowledged} acknowledged, {found.unknown} unknown, {found.refused} refused, "
+            f"seed {self.seed}: {found.nodes} nodes, {found.acknowledged} acknowledged, {found.unknown} unknown, "
+            f"{found.refused} refused, "
             f"{found.crashes} crashes, {found.events} events in {found.virtual_ms / 1000:.1f} virtual s, "
             f"{self.cpu_s:.2f} s of CPU, digest {found.digest}"
         )
+
+
+def _begin(level: int) -> None:
+    """What a process does once: its first seed would pay for that. `level`: log records up to it are dropped."""
+    logging.disable(level)
+    client()
+    warm_up()
 
 
 def run(seed: int) -> Run:
@@ -47,10 +57,11 @@ def run(seed: int) -> Run:
 def runs(seeds: Iterator[int], jobs: int) -> Iterator[Run]:
     """Run seeds, at most one more a process than is asked for at any time."""
     if jobs == 1:
+        _begin(logging.root.manager.disable)
         yield from map(run, seeds)
         return
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, spawn, logging.disable, (logging.root.manager.disable,)) as pool:
+    with ProcessPoolExecutor(jobs, spawn, _begin, (logging.root.manager.disable,)) as pool:
         under_way: set[Future[Run]] = set()
         try:
             for seed in seeds:

@@ -60,6 +60,7 @@ class SwarmResult:
     """What a run did; equal for equal seeds."""
 
     seed: int
+    nodes: int
     digest: str
     events: int
     virtual_ms: float
@@ -193,8 +194,9 @@ class Swarm:
                 raise SwarmFailure(self._tell(simulation, error)) from error
             clients = self.clients
             return SwarmResult(
-                self.seed, simulation.digest(), simulation.events, simulation.now_ms, clients.acknowledged,
-                clients.unknown, clients.refused, self.nemesis.crashes if self.nemesis else 0, self.plan.kinds,
+                self.seed, self.shape.nodes, simulation.digest(), simulation.events, simulation.now_ms,
+                clients.acknowledged, clients.unknown, clients.refused,
+                self.nemesis.crashes if self.nemesis else 0, self.plan.kinds,
             )  # fmt: skip
 
     def _run(self, simulation: Simulation, faults: bool) -> None:
