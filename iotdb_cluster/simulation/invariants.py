@@ -185,8 +185,8 @@ class Invariants:
         try:
             entries = group.log.entries(first, last + 1, TAIL_BYTES_MAX)
             before = group.log.term(first - 1)
-        except (OSError, SystemFault, Compacted, Unavailable):
-            return  # the node will meet that by itself
+        except (OSError, SystemFault, Compacted, Unavailable, PowerCut):
+            return  # the node will meet that by itself, or is of an earlier life: the next has not begun yet
         for offset, found in enumerate(_prints(entries)):
             index = first + offset
             known = self._appended.setdefault((group.id, index, found.term), (found, before))

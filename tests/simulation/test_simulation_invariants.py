@@ -11,7 +11,7 @@ import pytest
 from iotdb_cluster.errors import InvariantViolation
 from iotdb_cluster.raft import ConfState, Entries, HardState, Snapshot
 from iotdb_cluster.simulation.damage import flip_a_bit
-from iotdb_cluster.simulation.disk import SimulatedDisk
+from iotdb_cluster.simulation.disk import PowerCut, SimulatedDisk
 from iotdb_cluster.simulation.invariants import DIGEST_ENTRIES, LOOK_TURNS, Invariants
 
 
@@ -157,6 +157,18 @@ def test_a_log_that_does_not_match() -> None:
     world.b.log.terms, world.b.log.payloads = [1, 1, 2], [b"", b"x", b"z"]
     with pytest.raises(AssertionError, match="entry 2 of term 2"):
         world.look()
+
+
+def test_the_log_of_an_earlier_life_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that was started a moment ago is running, and what is known of it is still its earlier life."""
+
+    def gone(*_: Any) -> Entries:
+        raise PowerCut
+
+    world = World()
+    world.a.log.terms, world.a.log.payloads = [1, 1], [b"", b"x"]
+    monkeypatch.setattr(Log, "entries", gone)
+    world.look()
 
 
 def test_another_predecessor() -> None:
