@@ -178,6 +178,10 @@ class Leaders:
             return hint
         return members[0] if members else 0
 
+    def pass_over(self, group: int) -> None:
+        """Whom `guess` names did not do it and knew no better: guess another one."""
+        self._hints[group] = self._next(group, self.guess(group))
+
     async def run(
         self, group: int, attempt: Callable[[int, Deadline], Awaitable[T]], deadline: Deadline, *, repeatable: bool
     ) -> T:

@@ -12,10 +12,10 @@ from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
 from iotdb_cluster.cluster.startup import Refused, Removed, Tale, identifiers
 from iotdb_cluster.errors import CallerError, Status
-from iotdb_cluster.meta import LEVEL, Address, MetaState, commands
+from iotdb_cluster.meta import LEVEL, Address, MetaState, Node, commands
 from iotdb_cluster.world import World
 
-__all__ = ["Membership", "tale_of"]
+__all__ = ["Membership", "taken_over", "tale_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +89,11 @@ class Membership:
                 self._settings.replication,
                 state.replication,
             )
+
+
+def taken_over(state: MetaState, node: Node) -> bool:
+    """Whether another member is reached at this one's address: who calls the dead one would be answered by that."""
+    return any(other.id != node.id and other.address[:2] == node.address[:2] for other in state.nodes)
 
 
 def tale_of(settings: Settings, incarnation: int, state: MetaState | None) -> Tale:

@@ -214,6 +214,8 @@ class Moving:
                 progress.waits_for = error.message
                 if isinstance(error, NotLeader) and error.leader:
                     self._leaders.learned({move.giver: error.leader})
+                elif error.code in (Status.NO_LEADER, Status.NO_CONNECTION, Status.TIME_OUT):
+                    self._leaders.pass_over(move.giver)
             await asyncio.sleep(RETRY_MS / 1000)
 
     async def _carry_out(self, move: Move, group: Group, progress: MoveProgress) -> None:

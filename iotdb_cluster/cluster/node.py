@@ -46,7 +46,7 @@ from iotdb_cluster.cluster.log import (
 )
 from iotdb_cluster.cluster.marks import MARKS_CALL, Marks
 from iotdb_cluster.cluster.members import MEMBER_CALLS, Members
-from iotdb_cluster.cluster.membership import Membership, tale_of
+from iotdb_cluster.cluster.membership import Membership, taken_over, tale_of
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.migration import MIGRATION_CALLS, Migration
@@ -469,9 +469,10 @@ class Node:
         except OtherSettings as error:
             self._fault(error)
             return
-        for gone in set(self._addresses) - {node.id for node in state.nodes}:
+        known = [node for node in state.nodes if not (node.dead and taken_over(state, node))]
+        for gone in set(self._addresses) - {node.id for node in known}:
             del self._addresses[gone]
-        for node in state.nodes:
+        for node in known:
             self._addresses[node.id] = NodeAddress(*node.address)
             if node.incarnation:
                 self._incarnations[node.id] = node.incarnation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ COMMANDS = {
     "slot": "Print the slots of each data group",
 }
 LONG_S = 60.0
+POLL_S = 0.3
 NOTHING_MOVES = "No slots are in the state of data migration, users can change membership."
 
 
@@ -40,10 +42,19 @@ def _runs(runs: Sequence[Sequence[int]]) -> str:
 
 
 @click.command()
+@click.option("--wait", is_flag=True, help="Show how it goes on, until no change is under way.")
 @click.pass_obj
-def migration(asker: Asker) -> None:
+def migration(asker: Asker, wait: bool) -> None:
     """Print the change of members under way, and the slots that move"""
     answer = asker("migration")
+    said: list[str] = []
+    while wait and answer.get("change"):
+        now = [f"{answer['slots_left']} slots left", *answer["waiting"][:3]]
+        if now != said:
+            said = now
+            click.echo("; ".join(now), err=True)
+        time.sleep(POLL_S)
+        answer = asker("migration")
     asker.show(answer, [] if answer.get("forming") else _migration_lines(answer))
 
 
