@@ -21,7 +21,7 @@ from iotdb_cluster.cluster.outbox import Channel
 from iotdb_cluster.cluster.reading import replica_here
 from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.data import Runs
-from iotdb_cluster.errors import CallerError, Status, SystemFault
+from iotdb_cluster.errors import CallerError, InvariantViolation, Status, SystemFault
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.storage import FileInfo, Stage, StagedUnit
 from iotdb_cluster.world import World
@@ -119,6 +119,7 @@ class MoveReceiving:
             one = self._fetching[wanted.move] = _Fetching(wanted, 0.0)
             runs = tuple((int(a), int(b), int(c)) for a, b, c in head["slots"])
             one.task = asyncio.get_running_loop().create_task(self._fetch(one, group.id, runs))
+            one.task.add_done_callback(_looked_at)  # who asked may have gone
         one.asked_ms = self._world.clock.monotonic_ms()
         checksum = await self._waited(one, deadline)
         return pack(
@@ -245,6 +246,12 @@ def _lacking(
 
 def _held(names: Sequence[str], file: CopiedFile) -> tuple[str, str, int, int]:
     return names[file.place], file.name, file.size, file.crc32c
+
+
+def _looked_at(task: asyncio.Task[int]) -> None:
+    """A round that failed as rounds may is told to who asks; anything else is a failure of the node."""
+    if not task.cancelled() and isinstance(task.exception(), InvariantViolation):
+        raise task.exception()  # type: ignore[misc]  # it is one
 
 
 async def _stopped(one: _Fetching) -> None:
