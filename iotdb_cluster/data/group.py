@@ -439,6 +439,7 @@ class DataGroup(GroupView):
             )
 
         def publish() -> None:
+            self.store.settle()
             try:
                 write_checkpoint(self._files, self._directory, checkpoint)
             except OSError as error:

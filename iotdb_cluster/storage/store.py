@@ -225,7 +225,9 @@ class Store(UnitTable):
     @property
     def idle(self) -> bool:
         """No job and no reader needs the directory."""
-        return not any(unit.busy or unit.readers for unit in (*self._units.values(), *self._garbage_units))
+        return not any(
+            unit.busy or unit.readers for unit in (*self._units.values(), *self._garbage_units, *self._leaving)
+        )
 
     # --- compaction ---------------------------------------------------------------------------------------------------
 
@@ -303,6 +305,7 @@ class Store(UnitTable):
 
         What a crash leaves of them goes at the next start. SystemFault where the disk refuses.
         """
+        self.settle()
         with self._lock:
             paths, self._garbage_paths = self._garbage_paths, []
             files, self._garbage_files = self._garbage_files, []

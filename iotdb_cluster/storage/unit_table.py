@@ -46,6 +46,7 @@ class UnitTable:
         self._garbage_paths: list[str] = []
         self._garbage_files: list[ChunkFile] = []
         self._garbage_units: list[Unit] = []
+        self._leaving: list[Unit] = []  # dropped units of which the manifest is still there
         self._marking = threading.Lock()
         self._marked: set[int] = set()  # `number` of damaged units of which that is durable
         self._mirrored: set[UnitId] = set()  # damaged units of which a copy is on its way
@@ -181,7 +182,7 @@ class UnitTable:
         self._units[unit] = adopted
 
     def drop_unit(self, unit: UnitId, position: Position | None = None) -> None:
-        """The unit is durably gone on return; its files go with `collect`, once no reader pins them.
+        """The unit is gone, durably so after `settle`; its files go with `collect`, once no reader pins them.
 
         With the position of the drop in the log: nothing happens if the unit was opened at or after it (a drop that is
         replayed must not take a unit that came back). A unit that is not open is passed over.
@@ -189,19 +190,33 @@ class UnitTable:
         found = self._units.get(unit)
         if found is None or (position is not None and position <= found.opened):
             return
-        with found.lock:
-            found.dropped = True
-            manifest = found.manifest
-            if manifest is None:  # also where it is damaged
-                manifest = Manifest(self.files, found.directory, found.state)
-            manifest.remove()
+        found.dropped = True
         del self._units[unit]
         self.corrupt.pop(unit, None)
         self._marked.discard(found.number)
         for memtable in found.memtables():
             self._release(memtable)
         with self._lock:
-            self._garbage_units.append(found)
+            self._leaving.append(found)
+
+    def settle(self) -> None:
+        """Make durable what was dropped until now: before a checkpoint is published that knows of it. On a worker.
+
+        SystemFault where the disk fails; it is tried again then.
+        """
+        with self._lock:
+            leaving, self._leaving = self._leaving, []
+        while leaving:
+            unit = leaving[-1]
+            try:
+                with unit.lock:  # a unit that is damaged, or new, has no manifest open
+                    (unit.manifest or Manifest(self.files, unit.directory, unit.state)).remove()
+            except SystemFault:
+                with self._lock:
+                    self._leaving[:0] = leaving
+                raise
+            with self._lock:
+                self._garbage_units.append(leaving.pop())
 
     def meta(self, unit: UnitId) -> dict[str, Any]:
         """What the caller stored with a unit."""
@@ -314,9 +329,9 @@ class UnitTable:
         self.end_mirror(new.id)
         old = self._units.pop(new.id, None)
         if old is None:  # it was dropped meanwhile
-            (new.manifest or Manifest(self.files, new.directory, new.state)).remove()
+            new.dropped = True
             with self._lock:
-                self._garbage_units.append(new)
+                self._leaving.append(new)
             return
         new.sequence = new.settled = old.sequence
         new.position = max(old.position, new.flushed)

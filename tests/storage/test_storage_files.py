@@ -230,6 +230,8 @@ def test_a_missing_cut_or_strange_file_is_noticed(tools: Any) -> None:
         store.drop_unit(U)
         assert store.units() == [V]
         assert store.corrupt == {}
+        assert Store.open(disk, "/s").units() == [U, V]  # as far as is durable
+        store.settle()
         assert Store.open(disk, "/s").units() == [V]
 
 
