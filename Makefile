@@ -13,7 +13,7 @@ MB ?= 2048
 START ?= 1
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help env test test-clients check ci format docs sim raft-oracle failover mutants catch-up bench-restart bench-storage storage-model powercut bitflips fuzz agree conformance
+.PHONY: help env test test-clients check ci format docs sim sim-membership soak-membership raft-oracle failover mutants catch-up bench-restart bench-storage storage-model powercut bitflips fuzz agree conformance
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -45,6 +45,12 @@ raft-oracle: env ## N random directives through our Raft core and etcd's, identi
 
 sim: env         ## whole nodes, clients and faults in the simulated world: SEED=n for one seed; SEEDS=m START=n JOBS=2
 	$(PY) -m iotdb_cluster.simulation --jobs $(JOBS) $(if $(SEEDS),--seeds $(SEEDS) --seed $(START),--seed $(SEED))
+
+sim-membership: env ## random sequences of joins and leaves with crashes, simulated: SEED=n for one; SEEDS=m START=n JOBS=2
+	$(PY) -m iotdb_cluster.simulation --growth --jobs $(JOBS) $(if $(SEEDS),--seeds $(SEEDS) --seed $(START),--seed $(SEED))
+
+soak-membership: env ## nodes join, leave and die under load: MINUTES=1 at random, SCRIPT=1 the release's script
+	$(PY) tests/cluster/membership.py --minutes $(or $(MINUTES),1) --seed $(SEED) $(if $(SCRIPT),--script)
 
 failover: env    ## how long writes wait when a node is killed or stands still: TRIALS=100 kills, PAUSE=60 seconds away
 	$(PY) tests/cluster/failover.py --trials $(TRIALS) --pause-s $(PAUSE) --seed $(SEED)

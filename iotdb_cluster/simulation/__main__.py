@@ -16,7 +16,9 @@ from pathlib import Path
 
 import click
 
+from iotdb_cluster.simulation.growth import run_sequence
 from iotdb_cluster.simulation.runs import Run, runs
+from iotdb_cluster.simulation.swarm import run_seed
 
 MINUTES_MAX = 30.0
 JOBS_MAX = 64
@@ -42,8 +44,9 @@ def _commit() -> str:
 @click.option("--jobs", type=click.IntRange(1, JOBS_MAX), default=1, show_default=True, help="Processes.")
 @click.option("--minutes", type=float, default=MINUTES_MAX, show_default=True, help="Begin no seed after that.")
 @click.option("--keep-going", is_flag=True, help="Go on after a seed that fails.")
+@click.option("--growth", is_flag=True, help="Sequences of joins and leaves instead of the swarm.")
 @click.option("--log", "level", default="", help="Level of the nodes' own log lines; without it there are none.")
-def main(seed: int, seeds: int | None, jobs: int, minutes: float, keep_going: bool, level: str) -> None:
+def main(seed: int, seeds: int | None, jobs: int, minutes: float, keep_going: bool, growth: bool, level: str) -> None:
     """Run seeds; exit 1 where one fails, with its last events and the command that repeats it."""
     if level:
         logging.basicConfig(level=level.upper(), format="%(levelname)s %(name)s: %(message)s")
@@ -53,7 +56,7 @@ def main(seed: int, seeds: int | None, jobs: int, minutes: float, keep_going: bo
     print(f"whole nodes in the simulated world: {which}; begins none after {minutes:g} minutes", flush=True)
     began = time.monotonic()
     ran: list[Run] = []
-    for run in runs(_seeds(seed, seeds, began + minutes * 60), jobs):
+    for run in runs(_seeds(seed, seeds, began + minutes * 60), jobs, run_sequence if growth else run_seed):
         ran.append(run)
         print(run.line, flush=True)
         if run.result is None and not keep_going:
@@ -65,7 +68,7 @@ def main(seed: int, seeds: int | None, jobs: int, minutes: float, keep_going: bo
     costs = [run.cpu_s for run in ran] or [0.0]
     three = [run.cpu_s for run in ran if run.result is not None and run.result.nodes == 3] or [0.0]
     summary = {
-        "target": "sim",
+        "target": "sim-membership" if growth else "sim",
         "ok": bool(ran) and not failures,
         "seed": seed,
         "runs": len(ran),

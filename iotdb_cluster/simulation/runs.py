@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -45,27 +45,28 @@ def _begin(level: int) -> None:
     warm_up()
 
 
-def run(seed: int) -> Run:
+def run(seed: int, of: Callable[[int], SwarmResult] = run_seed) -> Run:
     began = time.process_time()
     try:
-        result, failure = run_seed(seed), ""
+        result, failure = of(seed), ""
     except SwarmFailure as error:
         result, failure = None, str(error)
     return Run(seed, result, failure, time.process_time() - began)
 
 
-def runs(seeds: Iterator[int], jobs: int) -> Iterator[Run]:
-    """Run seeds, at most one more a process than is asked for at any time."""
+def runs(seeds: Iterator[int], jobs: int, of: Callable[[int], SwarmResult] = run_seed) -> Iterator[Run]:
+    """Run seeds, at most one more a process than is asked for at any time; `of` is what a seed is a run of."""
     if jobs == 1:
         _begin(logging.root.manager.disable)
-        yield from map(run, seeds)
+        for seed in seeds:
+            yield run(seed, of)
         return
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, spawn, _begin, (logging.root.manager.disable,)) as pool:
         under_way: set[Future[Run]] = set()
         try:
             for seed in seeds:
-                under_way.add(pool.submit(run, seed))
+                under_way.add(pool.submit(run, seed, of))
                 if len(under_way) > jobs:
                     done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
                     yield from sorted((future.result() for future in done), key=lambda one: one.seed)
