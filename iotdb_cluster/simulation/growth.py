@@ -122,7 +122,7 @@ class Growth:
                 raise SwarmFailure(self._tell(simulation, error)) from error
             clients = self.clients
             return SwarmResult(
-                self.seed, simulation.digest(), simulation.events, simulation.now_ms, clients.acknowledged,
+                self.seed, self._made, simulation.digest(), simulation.events, simulation.now_ms, clients.acknowledged,
                 clients.unknown, clients.refused, self.crashes, ("growth",),
             )  # fmt: skip
 
