@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.limits import (
-    COPY_BUSY_SHARE,
+    COPY_BUSY_BYTES_PER_S,
     COPY_PIECE_BYTES_BUSY,
     FOREGROUND_OPERATIONS_PER_S,
     SNAPSHOT_PIECE_BYTES,
@@ -22,8 +22,8 @@ SAMPLE_MS = 100.0  # over which operations are counted
 class Bandwidth:
     """What one node sends, or what it receives, of units. `operations()` counts the reads and writes that it serves.
 
-    While more than `FOREGROUND_OPERATIONS_PER_S` of them are served a copy goes on at `COPY_BUSY_SHARE` of its bound,
-    in small pieces: what is served meanwhile waits for a piece at most.
+    While more than `FOREGROUND_OPERATIONS_PER_S` of them are served a copy gets `COPY_BUSY_BYTES_PER_S` at
+    most, in small pieces: what is served meanwhile waits for a piece at most.
     """
 
     def __init__(self, world: World, settings: Settings, operations: Callable[[], int]) -> None:
@@ -53,7 +53,8 @@ class Bandwidth:
 
     @property
     def bytes_per_s(self) -> float:
-        return self._settings.migration_bytes_per_s * (COPY_BUSY_SHARE if self.busy else 1.0)
+        bound = float(self._settings.migration_bytes_per_s)
+        return min(bound, COPY_BUSY_BYTES_PER_S) if self.busy else bound
 
     async def pace(self, size: int) -> None:
         """Wait until so many bytes more may be copied."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from iotdb_cluster.cluster.calls import Calls, Deadline
@@ -12,13 +12,16 @@ from iotdb_cluster.cluster.copying import GivenCopies
 from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.group import Group
+from iotdb_cluster.cluster.housekeeping import Housekeeping
 from iotdb_cluster.cluster.meta_access import MetaAccess
+from iotdb_cluster.cluster.proposals import Proposals
 from iotdb_cluster.cluster.reading import replica_here
-from iotdb_cluster.data import DataGroup, Import, NotReady, slots_in
+from iotdb_cluster.data import DataGroup, Fence, Header, Import, NotReady, encode, slots_in
 from iotdb_cluster.errors import CallerError, CorruptData, Status
 from iotdb_cluster.limits import FENCE_MS_MAX
 from iotdb_cluster.meta import commands
 from iotdb_cluster.packing import pack, unpack
+from iotdb_cluster.requests import NO_REQUEST
 from iotdb_cluster.storage import PinnedUnit, UnitId
 from iotdb_cluster.world import World
 
@@ -26,14 +29,14 @@ __all__ = ["GIVING_CALLS", "MoveGiving"]
 
 logger = logging.getLogger(__name__)
 
-GIVING_CALLS = ("move open", "move export", "slots held")
+GIVING_CALLS = ("move open", "move fence", "move export", "slots held")
 ROUND_MS = 50  # between two looks at the fences, while moves are under way
 FLUSH_MS = 500  # a move's units are flushed so often for its rounds: each voter of the receiver asks
 END_MS = 5_000
 
 
 class MoveGiving:
-    """Gives what moves away from the groups that this node leads. `flush(group, units)` says whether it could."""
+    """Gives what moves away from the groups that this node leads."""
 
     def __init__(
         self,
@@ -42,7 +45,8 @@ class MoveGiving:
         machines: dict[int, DataMachine],
         meta: MetaAccess,
         given: GivenCopies,
-        flush: Callable[[int, Sequence[UnitId]], Awaitable[bool]],
+        proposals: Proposals,
+        housekeeping: Housekeeping,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._world = world
@@ -50,7 +54,8 @@ class MoveGiving:
         self._machines = machines
         self._meta = meta
         self._given = given
-        self._flush = flush
+        self._proposals = proposals
+        self._housekeeping = housekeeping
         self._spawn = spawn
         self._flushed_ms: dict[int, float] = {}  # by move
         self._exports: dict[int, list[Import]] = {}
@@ -59,7 +64,7 @@ class MoveGiving:
         self._terms: dict[int, int] = {}  # by group: the term of the lead that was looked at last
 
     def register(self, calls: Calls) -> None:
-        handlers = (self._open_call, self._export_call, self._held_call)
+        handlers = (self._open_call, self._fence_call, self._export_call, self._held_call)
         calls.handlers.update(zip(GIVING_CALLS, handlers, strict=True))
 
     # --- unasked ------------------------------------------------------------------------------------------------------
@@ -128,8 +133,8 @@ class MoveGiving:
         now = self._world.clock.monotonic_ms()
         if final or now - self._flushed_ms.get(move, -1e18) >= FLUSH_MS:
             self._flushed_ms[move] = now
-            if not await self._flush(group.id, data.units_in(slots)):
-                raise CallerError(Status.WRITE_PROCESS_REJECT, f"group {group.id}: the disk has no room for a flush")
+            if not await self._housekeeping.flush_units(group.id, data.units_in(slots)):
+                raise _no_room(group)
         group, data = self._led(head)
         try:
             epochs, units = self._pinned(data, move, slots, final)
@@ -139,6 +144,25 @@ class MoveGiving:
         names = [[pinned.name, epoch] for (_, pinned), epoch in zip(units, epochs, strict=True)]
         fenced = bool(data.fenced(move))
         return pack({**copy, "units": names, "fenced": fenced}, [pinned.manifest for _, pinned in units])
+
+    async def _fence_call(self, body: memoryview, deadline: Deadline) -> bytes:
+        """Fence the slots of a move, with all that they hold on disk; harmless when it comes twice.
+
+        Raises Moved where the move is over.
+        """
+        head, _ = unpack(body)
+        group, data = self._led(head)
+        move, slots = int(head["move"]), _runs(head["slots"])
+        entry = encode(Header(NO_REQUEST), Fence(move, slots, move))
+
+        async def fence() -> None:
+            deadline.check(f"move {move} was fenced")
+            await self._proposals.patiently(lambda: group.id, entry, deadline.within(END_MS))
+
+        units = data.units_in(slots_in(slots))
+        if not await self._housekeeping.fence_units(group.id, units, fence):
+            raise _no_room(group)
+        return pack(None)
 
     def _pinned(
         self, data: DataGroup, move: int, slots: dict[int, int], final: bool
@@ -181,6 +205,10 @@ class MoveGiving:
         head, _ = unpack(body)
         _, data = self._led(head)
         return pack({str(slot): list(held) for slot, held in data.slots_held().items()})
+
+
+def _no_room(group: Group) -> CallerError:
+    return CallerError(Status.WRITE_PROCESS_REJECT, f"group {group.id}: the disk has no room for a flush")
 
 
 def _runs(value: Any) -> tuple[tuple[int, int, int], ...]:

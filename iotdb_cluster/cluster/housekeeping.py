@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -308,12 +308,30 @@ class Housekeeping:
             return await self._as_far_as_there_is_room(number, self._flush(store.seal(units)))
 
     async def flush_units(self, number: int, units: Sequence[UnitId]) -> bool:
-        """Put some units on disk, without a checkpoint; whether there was room."""
+        """Put some units on disk, without a checkpoint; whether there was room. Waits for nothing where they are."""
+        store = self._machines[number].data.store
+        there = set(store.units())
+        if all(store.oldest_unflushed(unit) is None for unit in units if unit in there):
+            return True
         async with self._care_of(number).busy:
-            store = self._machines[number].data.store
-            there = set(store.units())
-            jobs = store.seal([unit for unit in units if unit in there])
-            return await self._as_far_as_there_is_room(number, self._flush(jobs))
+            return await self._flush_some(number, units)
+
+    async def fence_units(self, number: int, units: Sequence[UnitId], fence: Callable[[], Awaitable[None]]) -> bool:
+        """Flush some units, carry `fence` out, flush what was written until then; whether there was room.
+
+        Nothing else of the group is flushed in between: behind the fence clients wait, for as little as can be.
+        """
+        async with self._care_of(number).busy:
+            if not await self._flush_some(number, units):
+                return False
+            await fence()
+            return await self._flush_some(number, units)
+
+    async def _flush_some(self, number: int, units: Sequence[UnitId]) -> bool:
+        store = self._machines[number].data.store
+        there = set(store.units())
+        jobs = store.seal([unit for unit in units if unit in there])
+        return await self._as_far_as_there_is_room(number, self._flush(jobs))
 
     async def flushed_copy(self, number: int, unit: UnitId) -> PinnedUnit:
         """A unit with all that was applied before, in pinned files; CorruptData where it is damaged or gone."""

@@ -179,11 +179,11 @@ _CLUSTER: list[Key] = [
     ),
     _c(
         "migration_bandwidth_mb",
-        "100",
+        "1024",
         "migration_bytes_per_s",
         "megabytes",
-        "MiB a second of units that a node sends, and that it receives, for moves and repairs; while clients are served"
-        " an eighth of it",
+        "MiB a second of units that a node sends, and that it receives, for moves and repairs; 8 at most while it"
+        " serves clients",
     ),
     _c(
         "disk_free_min_bytes",

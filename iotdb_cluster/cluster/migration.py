@@ -49,7 +49,7 @@ class Migration:
             world, driver, machines, calls, self._given, fetcher, housekeeping.flushed_copy, housekeeping.collect
         )
         self.moving = Moving(world, driver, machines, meta, calls, leaders, proposals, fault)
-        self._giving = MoveGiving(world, driver, machines, meta, self._given, housekeeping.flush_units, spawn)
+        self._giving = MoveGiving(world, driver, machines, meta, self._given, proposals, housekeeping, spawn)
         self._receiving = MoveReceiving(world, settings, driver, machines, meta, calls, fetcher)
         self.rooms = (self._repair, self.moving, self._giving, self._receiving)  # each has a `run`
         for room in (self._given, self._repair, self.moving, self._giving, self._receiving):

@@ -20,7 +20,7 @@ from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.proposals import Proposals
 from iotdb_cluster.cluster.receiving import FETCH_CALL, FETCH_WAIT_MS
-from iotdb_cluster.data import Fence, Header, Import, Ready, encode, runs_of
+from iotdb_cluster.data import Header, Import, Ready, encode, runs_of
 from iotdb_cluster.errors import CallerError, Moved, NotLeader, Status
 from iotdb_cluster.limits import MOVE_FINAL_BYTES_MAX, MOVE_ROUND_BYTES, MOVE_ROUNDS_MAX
 from iotdb_cluster.meta import Move, commands
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 MOVES_CALL = "moves"
 ROUND_MS = 100
 STEP_MS = 5_000  # of one proposal
+FENCE_CALL_MS = 20_000  # a flush of the giver may have to end first
 RETRY_MS = 100
 FENCE_PAUSE_MS = 2_000
 FETCH_MS = 5_000  # of one look at a voter's round
@@ -62,6 +63,7 @@ class MoveProgress:
     bytes_per_s: float = 0.0
     left_s: float | None = None
     waits_for: str = ""
+    since_ms: float = 0.0  # by the clock of the node that drives it
 
 
 @dataclass(slots=True)
@@ -177,18 +179,31 @@ class Moving:
                 driven[move.id] = (move, group)
         for number in [number for number in self._tasks if number not in driven]:
             self._tasks.pop(number).cancel()
-            self._progress.pop(number, None)
-            self._note_outcome(self._moves.pop(number))
+            self._note_outcome(self._moves.pop(number), self._progress.pop(number))
         for number, (move, group) in driven.items():
             if number not in self._tasks:
                 self._moves[number] = move
-                self._progress[number] = MoveProgress(number, move.giver, move.receiver, len(move.slots))
+                now = self._world.clock.monotonic_ms()
+                self._progress[number] = MoveProgress(number, move.giver, move.receiver, len(move.slots), since_ms=now)
                 task = self._tasks[number] = asyncio.get_running_loop().create_task(self._drive(move, group))
                 task.add_done_callback(self._ended)
 
-    def _note_outcome(self, move: Move) -> None:
-        if self._meta.state.move(move.id) is None and self._meta.state.table.owner(move.slots[0][0])[0] == move.giver:
-            self._given_up_ms[move.giver, move.receiver] = self._world.clock.monotonic_ms()
+    def _note_outcome(self, move: Move, progress: MoveProgress) -> None:
+        if self._meta.state.move(move.id) is not None:  # the lead is lost, another node goes on
+            return
+        now = self._world.clock.monotonic_ms()
+        owner = self._meta.state.table.owner(move.slots[0][0])[0]
+        if owner == move.giver:
+            self._given_up_ms[move.giver, move.receiver] = now
+        logger.info(
+            "move %d is over: %d slots of group %d, %d bytes, are now group %d's; %.0f ms",
+            move.id,
+            len(move.slots),
+            move.giver,
+            progress.bytes_total,
+            owner,
+            now - progress.since_ms,
+        )
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -223,11 +238,10 @@ class Moving:
             return
         await self._rested(move)
         progress.phase = "fenced: schema and request ids"
-        fence = Fence(move.id, runs_of(move.slots), move.id)
+        head = {"group": move.giver, "move": move.id, "slots": [list(run) for run in runs_of(move.slots)]}
+        deadline = Deadline(self._world, FENCE_CALL_MS)
         try:
-            await self._proposals.patiently(
-                lambda: move.giver, encode(Header(NO_REQUEST), fence), Deadline(self._world, STEP_MS)
-            )
+            await self._calls.call(self._leaders.guess(move.giver), "move fence", pack(head), deadline)
         except Moved:  # it is over; this node will hear of it
             return
         await self._import(move)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from iotdb_cluster.cluster.calls import Calls, Deadline
 from iotdb_cluster.cluster.copying import BrokenFile, CopiedFile, Fetcher, Listing
@@ -30,6 +30,7 @@ __all__ = ["FETCH_CALL", "FETCH_WAIT_MS", "MoveReceiving"]
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 FETCH_CALL = "move fetch"
 FETCH_WAIT_MS = 500  # an answer says how far the round is when it is not done by then
 OPEN_MS = 30_000
@@ -112,6 +113,8 @@ class MoveReceiving:
         wanted = _Round(*head["round"])
         if wanted.term < group.raw.term:
             raise CallerError(Status.NO_LEADER, f"group {group.id} is in term {group.raw.term}")
+        if self._is_unknown(wanted.move):
+            raise CallerError(Status.PARTITION_NOT_READY, f"move {wanted.move} is over")
         one = self._fetching.get(wanted.move)
         if one is None or one.round != wanted:
             if one is not None:
@@ -159,7 +162,7 @@ class MoveReceiving:
         stage = self._machines[number].data.stage(wanted.move)
         staged = self._staged.get(wanted.move)
         if staged is None:
-            await self._world.workers.run(stage.begin, [list(run) for run in runs])
+            await self._work(stage.begin, [list(run) for run in runs])
             staged = self._staged[wanted.move] = _Staged()
         head = {"group": wanted.giver, "move": wanted.move, "slots": [list(run) for run in runs], "final": wanted.final}
         deadline = Deadline(self._world, OPEN_MS)
@@ -170,7 +173,7 @@ class MoveReceiving:
         names = [str(name) for name, _ in answer["units"]]
         broken: BrokenFile | None = None
         try:
-            lacking = await self._world.workers.run(_lacking, stage, staged, listing.files, names)
+            lacking = await self._work(_lacking, stage, staged, listing.files, names)
             one.bytes, one.missing = listing.bytes, sum(file.size for file, _ in lacking)
             self._check_room(stage, one.missing)
 
@@ -185,14 +188,23 @@ class MoveReceiving:
                 StagedUnit(str(name), bytes(manifest), int(epoch))
                 for (name, epoch), manifest in zip(answer["units"], manifests, strict=True)
             ]
-            checksum: int = await self._world.workers.run(stage.finish, units)
-            await self._world.workers.run(self._machines[number].data.reading_ahead(wanted.move))
+            checksum: int = await self._work(stage.finish, units)
+            await self._work(self._machines[number].data.reading_ahead(wanted.move))
             return checksum
         except BrokenFile as error:
             broken = error
             raise
         finally:
             await self._fetcher.end(wanted.node, listing.number, broken)
+
+    async def _work(self, work: Callable[..., T], *args: Any) -> T:
+        """On a worker; who is cancelled waits for it: it must not meet whoever comes next in the stage."""
+        working = asyncio.ensure_future(self._world.workers.run(work, *args))
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            await asyncio.wait([working])
+            raise
 
     def _check_room(self, stage: Stage, missing: int) -> None:
         free = self._world.files.free_bytes(stage.directory)
@@ -224,7 +236,10 @@ class MoveReceiving:
                 continue
             if data.is_over(move, runs, lambda slot: table.owner(slot)[1]):
                 self._staged.pop(move, None)
-                await self._world.workers.run(data.remove_stage, move)
+                try:
+                    await self._world.workers.run(data.remove_stage, move)
+                except SystemFault as error:
+                    logger.warning("what is left of move %d stays for now: %s", move, error)
 
 
 def _lacking(
