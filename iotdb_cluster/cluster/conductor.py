@@ -208,7 +208,7 @@ class Conductor:
     # --- slots --------------------------------------------------------------------------------------------------------
 
     async def _begin_move(self, step: MoveSlots) -> None:
-        slots = batch_of(step.slots, {slot: (units, size) for slot, units, size, _ in await self.held(step.giver)})
+        slots = batch_of(step.slots, {slot: (units, size) for slot, units, size, *_ in await self.held(step.giver)})
         begun = await self._propose(lambda request: commands.begin_move(request, step.giver, step.receiver, slots))
         logger.info(
             "membership: move %s begins: %d of %d slots from group %d to group %d",
@@ -220,7 +220,10 @@ class Conductor:
         )
 
     async def held(self, group: int) -> list[list[int]]:
-        """[slot, units, bytes, series] of the slots of a group that hold anything, from its leader. CallerError."""
+        """[slot, units, bytes, series, points inserted since some moment] of the slots of a group that hold anything.
+
+        As its leader tells; CallerError.
+        """
         body = pack({"group": group})
 
         async def attempt(node: int, within: Deadline) -> memoryview:
@@ -235,8 +238,8 @@ class Conductor:
         group = replica_here(self._driver, int(head["group"]))
         if not group.leads:
             raise NotLeader(group.leader_node, f"node {self._calls.node} does not lead group {group.id}")
-        held = self._machines[group.id].data.slots_held()
-        return pack([[slot, *one] for slot, one in held.items()])
+        data = self._machines[group.id].data
+        return pack([[slot, *one, data.inserted.get(slot, 0)] for slot, one in data.slots_held().items()])
 
     # --- ends ---------------------------------------------------------------------------------------------------------
 

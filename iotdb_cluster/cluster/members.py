@@ -37,6 +37,7 @@ PROBE_MS = 1_000
 PROBES = 3  # nobody reaches a node in any of them: it is dead
 WATCH_MS = 2_000
 LONELY_MS = 6_000  # without a leader of the meta group for so long: does the cluster go on without this node?
+RATE_MS = 3_000  # points a second are measured for so long
 REBALANCED_BY = ("slots", "bytes", "points")
 
 
@@ -326,11 +327,22 @@ class Members:
     async def _wanted(self, view: ClusterView, by: str) -> list[MoveSlots]:
         if by == "slots":
             return await self._world.workers.run(rebalance, view)
+        held = await self._held(view)
         weights = [0] * SLOTS
-        for rows in await asyncio.gather(*(self._conductor.held(group.id) for group in view.groups)):
-            for slot, _, size, *_ in rows:
+        if by == "bytes":
+            for slot, _, size, *_ in held:
                 weights[slot] = size
+        else:
+            before = {slot: points for slot, *_, points in held}
+            await asyncio.sleep(RATE_MS / 1000)
+            for slot, *_, points in await self._held(view):  # where another leads by now it is no rate
+                weights[slot] = max(0, points - before.get(slot, points))
         return await self._world.workers.run(rebalance, view, weights)
+
+    async def _held(self, view: ClusterView) -> list[list[int]]:
+        """What the leaders of all groups tell of the slots that hold anything."""
+        answers = await asyncio.gather(*(self._conductor.held(group.id) for group in view.groups))
+        return [row for rows in answers for row in rows]
 
     async def _propose(self, command: Callable[[Any], bytes]) -> dict[str, Any]:
         self._require_formed()

@@ -109,6 +109,7 @@ class DataGroup(GroupView):
         self._files = files
         self._directory = directory
         self._published = index
+        self.inserted: dict[int, int] = {}  # points by slot since the replica was opened: a measure of load, no state
         self._schema_files: dict[int, int] = {}  # storage group -> index of its blob in the newest checkpoint
         self._import_files: dict[int, int] = {}  # move -> the same
         self._handlers: dict[Kind, Callable[[int, Header, Any, bool], Any]] = {
@@ -211,6 +212,8 @@ class DataGroup(GroupView):
         except CorruptData as error:
             raise _bad(str(error)) from None
         self.store.write(UnitId(header.storage_group, header.partition), header.slot_epoch, index, blocks)
+        points = sum([len(block) * len(block.shape) for block in blocks])
+        self.inserted[header.slot] = self.inserted.get(header.slot, 0) + points
 
     # --- the kinds of entries: each gives the value of the Result, or raises CallerError before it changes anything ---
 
