@@ -14,7 +14,6 @@ from iotdb_cluster.columns import DataType, Shape
 from iotdb_cluster.errors import CallerError, Moved, Status
 from iotdb_cluster.meta import StorageGroup, commands
 from iotdb_cluster.packing import pack, unpack
-from iotdb_cluster.partition import schema_slot_of, slot_of
 from iotdb_cluster.schema import split_path, storage_group_for
 
 __all__ = ["Catalog", "Known", "Place", "Resolved", "StorageGroupRef"]
@@ -103,10 +102,10 @@ class Catalog:
     # --- places -------------------------------------------------------------------------------------------------------
 
     def place(self, group: StorageGroupRef, partition: int) -> Place:
-        return self._place(slot_of(group.path, partition))
+        return self._place(self._meta.state.slot_map.slot_of(group.path, partition))
 
     def schema_place(self, group: StorageGroupRef) -> Place:
-        return self._place(schema_slot_of(group.path))
+        return self._place(self._meta.state.slot_map.schema_slot_of(group.path))
 
     def _place(self, slot: int) -> Place:
         owner, epoch = self._meta.state.owner_of_slot(slot)

@@ -235,6 +235,7 @@ _KINDS: dict[str, Callable[[str], Any]] = {
     "segment": lambda text: min(max(_POSITIVE(text), SEGMENT_BYTES_MIN), SEGMENT_BYTES_MAX),
     "consistency": _choice("strong", "mid", "weak"),
     "precision": _choice("ms", "us", "ns"),
+    "slot_strategy": _choice("hash", "round_robin"),
     "type": _type,
     "seeds": _seeds,
     "user": _user,

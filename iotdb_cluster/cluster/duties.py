@@ -32,7 +32,6 @@ from iotdb_cluster.data import (
 )
 from iotdb_cluster.errors import CallerError, Moved
 from iotdb_cluster.meta import StorageGroup, commands
-from iotdb_cluster.partition import schema_slot_of
 from iotdb_cluster.requests import NO_REQUEST
 from iotdb_cluster.world import World
 
@@ -161,7 +160,7 @@ class Duties:
 
     async def _drop(self, storage_group: StorageGroup) -> bool:
         """At its schema slot first, then in every other group; then meta forgets it."""
-        owner, _ = self._meta.state.owner_of_slot(schema_slot_of(storage_group.path))
+        owner, _ = self._meta.state.owner_of_slot(self._meta.state.slot_map.schema_slot_of(storage_group.path))
         await self._drop_in(owner.id, storage_group)
         others = [group.id for group in self._meta.state.groups if group.id != owner.id]
         await asyncio.gather(*(self._drop_in(number, storage_group) for number in others))

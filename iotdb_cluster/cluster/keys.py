@@ -96,6 +96,15 @@ _CLUSTER: list[Key] = [
     ),
     _c("max_concurrent_client_num", "10000", "connections_max", "positive", "connections of clients to this node"),
     _c("default_replica_num", "3", "replication", "positive", "replicas of every slot", common=True),
+    _c(
+        "slot_strategy",
+        "hash",
+        "slot_strategy",
+        "slot_strategy",
+        "hash, or round_robin: storage groups named ..._N lie "
+        "whole at the founder N modulo their number, others by hash; fixed at the first start",
+        common=True,
+    ),
     _c("cluster_name", "default", "cluster_name", "text", "guards against joining the wrong cluster", common=True),
     _c("connection_timeout_ms", "20000", "connection_timeout_ms", "positive", "a connection between nodes"),
     _c("write_operation_timeout_ms", "30000", "write_timeout_ms", "positive", "one write, forwarding included"),

@@ -18,7 +18,7 @@ from iotdb_cluster.errors import CallerError, CorruptData, Status
 from iotdb_cluster.meta import Group as GroupRecord
 from iotdb_cluster.meta import NodeState
 from iotdb_cluster.packing import pack, unpack
-from iotdb_cluster.partition import partition_bounds, schema_slot_of, slot_of
+from iotdb_cluster.partition import partition_bounds
 from iotdb_cluster.world import World
 
 __all__ = ["SNAPSHOTS_CALL", "Overview"]
@@ -162,7 +162,7 @@ class Overview:
         if group is None:
             return {"known": False}
         if request.get("metadata"):
-            owner, _ = state.owner_of_slot(schema_slot_of(group.path))
+            owner, _ = state.owner_of_slot(state.slot_map.schema_slot_of(group.path))
             return {"known": True, "partitions": [[0, 0, self._texts(owner)]]}
         start, end = int(request["start"]), int(request["end"])
         interval = self._settings.partition_interval_ms
@@ -174,7 +174,7 @@ class Overview:
         rows = []
         for partition in range(first, last + 1):
             low, high = partition_bounds(partition, interval)
-            owner, _ = state.owner_of_slot(slot_of(group.path, partition))
+            owner, _ = state.owner_of_slot(state.slot_map.slot_of(group.path, partition))
             rows.append([max(low, start), min(high, max(start, end)), self._texts(owner)])
         return {"known": True, "partitions": rows}
 

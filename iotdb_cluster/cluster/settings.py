@@ -92,6 +92,7 @@ class Settings:
     read_lag_max: int = limits.READ_LAG_MAX
     partition_interval_ms: int = 604_800_000
     timestamp_precision: str = "ms"
+    slot_strategy: str = "hash"
     auto_create_schema: bool = True
     storage_group_level: int = 1
     inference: InferenceRules = field(default_factory=InferenceRules)
@@ -146,6 +147,7 @@ class Settings:
             "replication": self.replication,
             "partition_interval_ms": self.partition_interval_ms,
             "timestamp_precision": self.timestamp_precision,
+            "slot_strategy": self.slot_strategy,
         }
 
     def agreement(self) -> dict[str, Any]:
@@ -156,6 +158,7 @@ class Settings:
             "hash_salt": limits.SLOT_SALT,
             "partition_interval": self.partition_interval_ms // 1000,
             "timestamp_precision": self.timestamp_precision,
+            "slot_strategy": self.slot_strategy,
             "admin_name": self.admin_name,
             "seed_nodes": sorted(seed.name for seed in self.seeds),
         }

@@ -51,6 +51,7 @@ class OtherSettings(SystemFault):
 def check_stored_settings(settings: Settings, stored: Mapping[str, Any]) -> None:
     """Raise OtherSettings, naming each key with both values, where the cluster was founded with other ones."""
     names = {"partition_interval_ms": "partition_interval (here in ms)"}
+    stored = {"slot_strategy": "hash", **stored}  # what clusters have that were founded before there was a choice
     unequal = [
         f"{names.get(key, key)} is {value!r} in the configuration and {stored[key]!r} in the cluster"
         for key, value in settings.fixed().items()

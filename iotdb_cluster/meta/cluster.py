@@ -13,6 +13,7 @@ from typing import Any
 
 from iotdb_cluster.errors import CallerError, Status, check
 from iotdb_cluster.meta.records import (
+    META_GROUP,
     Address,
     Change,
     ChangeKind,
@@ -24,7 +25,7 @@ from iotdb_cluster.meta.records import (
     Role,
     WantedMove,
 )
-from iotdb_cluster.partition import PartitionTable, Ring
+from iotdb_cluster.partition import PartitionTable, Ring, SlotMap, SlotStrategy
 
 __all__ = ["META_VOTERS_MAX", "Cluster", "refused"]
 
@@ -55,6 +56,7 @@ class Cluster:
     table: PartitionTable | None = None
     moves: dict[int, Move] = field(default_factory=dict)
     change: Change | None = None
+    slot_map: SlotMap = field(default_factory=SlotMap)
     changed: int = 0  # the log index of the last decision about all this
 
     @property
@@ -97,6 +99,11 @@ class Cluster:
     def moving(self, group: int) -> bool:
         """Whether the group gives or receives slots at present."""
         return any(group in (move.giver, move.receiver) for move in self.moves.values())
+
+    def map_slots(self) -> None:
+        """Where storage groups lie, from what was fixed at the founding."""
+        strategy = SlotStrategy(self.settings.get("slot_strategy", SlotStrategy.HASH))
+        self.slot_map = SlotMap(strategy, len(self.groups[META_GROUP].founders))
 
     # --- snapshots ----------------------------------------------------------------------------------------------------
 
@@ -155,5 +162,7 @@ class Cluster:
             number, kind, node, paused, wanted = head["change"]
             moves = tuple(WantedMove(giver, receiver, tuple(slots)) for giver, receiver, slots in wanted)
             cluster.change = Change(number, ChangeKind(kind), node, paused, moves)
+        if cluster.table is not None:
+            cluster.map_slots()
         cluster.changed = head["members_changed"]
         return cluster

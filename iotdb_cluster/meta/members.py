@@ -11,7 +11,7 @@ from iotdb_cluster.meta.changes import begin_or_alter, none_under_way, require_c
 from iotdb_cluster.meta.cluster import META_VOTERS_MAX, Cluster, refused
 from iotdb_cluster.meta.fields import Fields, address_of
 from iotdb_cluster.meta.records import META_GROUP, ChangeKind, Group, Node, NodeState, Replica, Role
-from iotdb_cluster.partition import PartitionTable, Ring
+from iotdb_cluster.partition import PartitionTable, Ring, SlotStrategy
 
 __all__ = ["HANDLERS", "found"]
 
@@ -24,6 +24,9 @@ def found(cluster: Cluster, index: int, fields: Fields) -> bool:
     named.text("cluster_name")
     if replication < 1 or interval < 1:
         raise refused(f"replication {replication} and partition interval {interval} must be above 0")
+    strategy = settings.get("slot_strategy", SlotStrategy.HASH)
+    if strategy not in list(SlotStrategy):
+        raise refused(f"slot_strategy is {strategy!r}: it must be one of {', '.join(SlotStrategy)}")
     nodes = {int(identifier): Node(int(identifier), address_of(at)) for identifier, *at in fields.items("nodes")}
     if not nodes or min(nodes) < 1 or len({node.address[:2] for node in nodes.values()}) < len(nodes):
         raise refused("a cluster begins with nodes of different addresses")
@@ -47,6 +50,7 @@ def found(cluster: Cluster, index: int, fields: Fields) -> bool:
         replicas = tuple(Replica(cluster.take_replica(), member) for member in ring.members(header, replication))
         cluster.groups[header] = Group(header, 1, replicas, tuple(replica.id for replica in replicas))
     cluster.table = PartitionTable.initial(ring.nodes)
+    cluster.map_slots()
     cluster.changed = index
     return True
 
@@ -80,6 +84,7 @@ def _agreed(cluster: Cluster) -> dict[str, Any]:
         "default_replica_num": settings["replication"],
         "hash_salt": settings.get("hash_salt", SLOT_SALT),
         "partition_interval": settings["partition_interval_ms"] // 1000,
+        "slot_strategy": cluster.slot_map.strategy.value,
     }
     return found | {name: settings[name] for name in ("timestamp_precision",) if name in settings}
 

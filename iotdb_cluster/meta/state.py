@@ -18,7 +18,7 @@ from iotdb_cluster.meta.commands import COMMAND_VERSION
 from iotdb_cluster.meta.fields import Fields
 from iotdb_cluster.meta.records import META_GROUP, Change, Group, Move, Node, Replica, Result, StorageGroup
 from iotdb_cluster.meta.storage_groups import StorageGroups
-from iotdb_cluster.partition import PartitionTable, Ring
+from iotdb_cluster.partition import PartitionTable, Ring, SlotMap
 from iotdb_cluster.requests import Admission, RequestId, RequestWindow, refusal
 from iotdb_cluster.schema.paths import PathPattern
 
@@ -120,6 +120,11 @@ class MetaState:
     def table(self) -> PartitionTable:
         """The owners of the slots. Read only."""
         return self._cluster.owners
+
+    @property
+    def slot_map(self) -> SlotMap:
+        """Which slot a storage group's time partition has."""
+        return self._cluster.slot_map
 
     def owner_of_slot(self, slot: int) -> tuple[Group, int]:
         """(the data group that owns it, slot epoch)."""

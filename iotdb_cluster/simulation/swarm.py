@@ -20,7 +20,6 @@ from iotdb_cluster.cluster.node import Node
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
 from iotdb_cluster.columns import DataType
 from iotdb_cluster.errors import CallerError
-from iotdb_cluster.partition import slot_of
 from iotdb_cluster.rpc.peer_messages import PeerIdentity
 from iotdb_cluster.schema.inference import InferenceRules
 from iotdb_cluster.simulation.aftermath import check_nothing_is_left, has_leaders
@@ -177,7 +176,7 @@ class Swarm:
         state = getattr(getattr(meta, "inner", meta), "state", None)
         if state is None or not state.bootstrapped:
             return -1
-        slot = slot_of(register.group, register.times[0] // self.shape.partition_ms)
+        slot = state.slot_map.slot_of(register.group, register.times[0] // self.shape.partition_ms)
         return int(state.owner_of_slot(slot)[0].id)
 
     # --- the run ------------------------------------------------------------------------------------------------------

@@ -143,6 +143,7 @@ def test_settings_that_cannot_change_are_compared_with_the_clusters() -> None:
         ({"partition_interval_ms": 1_000}, "partition_interval"),
         ({"cluster_name": "other"}, "cluster_name is 'other' in the configuration and 'default' in the cluster"),
         ({"timestamp_precision": "us"}, "timestamp_precision"),
+        ({"slot_strategy": "round_robin"}, "slot_strategy is 'round_robin' in the configuration and 'hash' in the"),
     ):
         with pytest.raises(OtherSettings, match=named.replace("(", r"\(")):
             check_stored_settings(settings(0, **changes), stored)

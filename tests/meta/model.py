@@ -13,7 +13,13 @@ from iotdb_cluster.meta import Address, MetaState, commands
 from iotdb_cluster.requests import RequestId
 
 SETTINGS = {"cluster_name": "c", "replication": 3, "partition_interval_ms": 604_800_000, "hash_salt": 2333}
-AGREED = {"cluster_name": "c", "default_replica_num": 3, "partition_interval": 604_800, "hash_salt": 2333}
+AGREED = {
+    "cluster_name": "c",
+    "default_replica_num": 3,
+    "partition_interval": 604_800,
+    "hash_salt": 2333,
+    "slot_strategy": "hash",
+}
 
 
 def address(node: int) -> Address:

@@ -11,7 +11,7 @@ import pytest
 from iotdb_cluster import packing
 from iotdb_cluster.meta import META_GROUP, ChangeKind, MetaState, NodeState, Replica, Role, commands
 from iotdb_cluster.meta.commands import DATA_REPLICAS_FROM
-from tests.meta.model import Meta, address, bootstrap
+from tests.meta.model import AGREED, Meta, address, bootstrap
 
 
 @pytest.fixture
@@ -123,14 +123,13 @@ def test_a_move_that_ends_at_its_giver(meta: Meta) -> None:
 
 def test_refused_joins(meta: Meta) -> None:
     def refused(part: str, at: int, incarnation: int, replaces: int = 0, **agreed: Any) -> None:
-        settings = {
-            "cluster_name": "c", "default_replica_num": 3, "partition_interval": 604_800, "hash_salt": 2333, **agreed
-        }  # fmt: skip
+        settings = {**AGREED, **agreed}
         meta.refuses(part, commands.join_node, address(at), incarnation, 1, 1, settings, replaces)
 
     refused("cluster_name is 'other' at 127.0.0.1:9009 and 'c' in the cluster", 4, 9, cluster_name="other")
     text = "default_replica_num is 2 at 127.0.0.1:9009 and 3 in the cluster; hash_salt is 1"
     refused(text, 4, 9, hash_salt=1, default_replica_num=2)
+    refused("slot_strategy is 'round_robin' at", 4, 9, slot_strategy="round_robin")
     refused("has the identity of node 2: its disks are a copy", 4, 72)
     refused("node 2 is at 127.0.0.1:9005 already, with other data: to replace it", 2, 9)
     refused("node 9 is not found in the cluster, so it cannot be replaced", 4, 9, 9)
@@ -174,13 +173,7 @@ def test_refused_leaves(meta: Meta) -> None:
 
 
 def agreed_of(meta: Meta) -> dict[str, Any]:
-    settings = meta.state.settings
-    return {
-        "cluster_name": "c",
-        "default_replica_num": settings["replication"],
-        "partition_interval": 604_800,
-        "hash_salt": 2333,
-    }
+    return {**AGREED, "default_replica_num": meta.state.replication}
 
 
 def test_a_dead_node_is_removed_while_a_change_waits_for_it(meta: Meta) -> None:
@@ -379,3 +372,14 @@ def test_bootstrap_refuses_replica_ids_among_the_nodes() -> None:
     head, _ = packing.unpack(bootstrap())
     result = Meta().entry(packing.pack({**head, "first_replica": 3}))
     assert "replica ids count from 3" in result.error.message
+
+
+def test_the_strategy_of_slots_is_fixed_at_the_founding() -> None:
+    meta = Meta.founded(4, slot_strategy="round_robin")
+    slots = meta.state.slot_map
+    assert [meta.state.owner_of_slot(slots.schema_slot_of(f"root.sg_{n}"))[0].id for n in range(8)] == [1, 2, 3, 4] * 2
+    meta.reload()
+    assert meta.state.slot_map == slots
+    assert Meta.founded(3).state.slot_map.strategy == "hash"
+    result = Meta().entry(bootstrap(slot_strategy="odd"))
+    assert result.error.message == "slot_strategy is 'odd': it must be one of hash, round_robin"

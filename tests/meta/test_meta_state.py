@@ -284,7 +284,7 @@ def test_malformed_commands_are_answered(meta: Meta, payload: bytes) -> None:
 
 
 @given(st.data())
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 def test_damaged_snapshots_are_refused(data: st.DataObject) -> None:
     meta = Meta()
     meta.entry(bootstrap())

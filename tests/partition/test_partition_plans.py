@@ -218,7 +218,7 @@ def moved(owners: list[int], moves: dict[tuple[int, int], tuple[int, ...]]) -> l
 
 
 @given(OWNERS, GROUPS)
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 def test_slots_become_even_by_the_fewest_moves(owners: list[int], groups: set[int]) -> None:
     moves = even_moves(owners, groups)
     after = Counter(moved(owners, moves))
@@ -230,7 +230,7 @@ def test_slots_become_even_by_the_fewest_moves(owners: list[int], groups: set[in
 
 
 @given(OWNERS, GROUPS, st.data())
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 def test_what_is_left_of_a_plan_is_the_plan(owners: list[int], groups: set[int], data: st.DataObject) -> None:
     """After any part of the moves the answer is the rest of them, so nothing ever moves to and fro."""
     moves = even_moves(owners, groups)
@@ -243,6 +243,7 @@ def test_what_is_left_of_a_plan_is_the_plan(owners: list[int], groups: set[int],
 
 
 @given(st.dictionaries(st.integers(1, 9), st.integers(0, 30), min_size=1))
+@settings(deadline=None)
 def test_quotas_are_even(counts: dict[int, int]) -> None:
     total = sum(counts.values())
     found = quotas(counts, total)
@@ -252,7 +253,7 @@ def test_quotas_are_even(counts: dict[int, int]) -> None:
 
 
 @given(OWNERS, st.data())
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_moves_by_load(owners: list[int], data: st.DataObject) -> None:
     groups = set(owners) | data.draw(GROUPS)
     weights = [data.draw(st.sampled_from([0, 0, 1, 2, 5, 100, 1_000])) for _ in owners]
@@ -295,7 +296,7 @@ def test_slots_need_a_group() -> None:
 
 
 @given(st.integers(1, 9), st.integers(1, 4), st.data())
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_a_whole_plan_ends_as_the_ring_says(nodes: int, replication: int, data: st.DataObject) -> None:
     """Joins and leaves one after another; each step of the plan is one of the next steps when its turn comes."""
     view = formed(nodes, replication)

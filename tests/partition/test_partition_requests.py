@@ -64,7 +64,7 @@ def play(requests: list[RequestId]) -> tuple[RequestWindow, Model]:
 
 
 @given(st.lists(REQUESTS, max_size=60), st.lists(REQUESTS, max_size=20))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_window_is_the_set_of_what_was_applied(requests: list[RequestId], probes: list[RequestId]) -> None:
     window, model = play(requests)
     loaded = RequestWindow.load(window.dump())
@@ -77,7 +77,7 @@ def test_window_is_the_set_of_what_was_applied(requests: list[RequestId], probes
 
 
 @given(st.lists(REQUESTS, max_size=40), st.lists(REQUESTS, max_size=40), st.lists(REQUESTS, max_size=20))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_merge_is_newest_start_highest_low_and_union(
     left: list[RequestId], right: list[RequestId], probes: list[RequestId]
 ) -> None:

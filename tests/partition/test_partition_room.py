@@ -8,18 +8,28 @@ from collections import Counter
 import mmh3
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iotdb_cluster.errors import InvariantViolation
 from iotdb_cluster.limits import SLOTS
-from iotdb_cluster.partition import PartitionTable, Ring, partition_bounds, partition_of, schema_slot_of, slot_of
+from iotdb_cluster.partition import (
+    PartitionTable,
+    Ring,
+    SlotMap,
+    SlotStrategy,
+    partition_bounds,
+    partition_of,
+    schema_slot_of,
+    slot_of,
+)
 
 TIMES = st.integers(-(1 << 63), (1 << 63) - 1)
 NODES = st.sets(st.integers(1, 40), min_size=1, max_size=9)
 
 
 @given(st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable()), TIMES)
+@settings(deadline=None)
 def test_slot_is_the_documented_hash(path: str, partition: int) -> None:
     h1, h2 = mmh3.hash64(path.encode() + struct.pack(">q", partition), 2333, signed=False)
     assert slot_of(path, partition) == (h1 + h2) % 2**32 % SLOTS
@@ -41,7 +51,34 @@ def test_slots_spread_evenly() -> None:
     assert all(abs(count - 50_000 / 3) < 800 for count in by_owner.values())
 
 
+@given(st.integers(0, 10**18 - 1), st.integers(1, 9), TIMES)
+@settings(deadline=None)
+def test_numbered_storage_groups_go_round_robin(number: int, founders: int, partition: int) -> None:
+    slots = SlotMap(SlotStrategy.ROUND_ROBIN, founders)
+    table = PartitionTable.initial(range(1, founders + 1))
+    slot = slots.slot_of(f"root.sg_{number}", partition)
+    assert table.owner(slot)[0] == 1 + number % founders
+    assert slot == slots.schema_slot_of(f"root.other.x_{number}")
+    assert SlotMap(SlotStrategy.HASH, founders).slot_of("root.sg_1", partition) == slot_of("root.sg_1", partition)
+
+
+@pytest.mark.parametrize("name", ["root.sg", "root.sg1", "root.sg_", "root.sg_1x", "root.sg_" + "1" * 19, "root.sg_²"])
+def test_other_storage_groups_are_hashed(name: str) -> None:
+    assert SlotMap(SlotStrategy.ROUND_ROBIN, 3).slot_of(name, 5) == slot_of(name, 5)
+
+
+def test_numbered_storage_groups_spread_within_a_run() -> None:
+    """However many there are, each tenth of all slots has its part: so nodes that join get theirs."""
+    slots = SlotMap(SlotStrategy.ROUND_ROBIN, 2)
+    for count in (40, 100, 1_000, 20_000):
+        tenths = Counter(slots.schema_slot_of(f"root.sg_{number}") * 10 // SLOTS for number in range(count))
+        assert max(tenths.values()) <= count / 10 + 4
+        assert min(tenths.values()) >= count / 10 - 4
+    assert [slots.schema_slot_of(f"root.sg_{number}") for number in range(6)] == [0, 5000, 3090, 8090, 1180, 6180]
+
+
 @given(st.lists(TIMES, max_size=20), st.integers(1, 10**12), st.sampled_from([">i8", "<i8"]))
+@settings(deadline=None)
 def test_partitions_are_floors(times: list[int], interval: int, dtype: str) -> None:
     found = partition_of(np.array(times, dtype), interval)
     for time, partition in zip(times, found.tolist(), strict=True):
@@ -52,6 +89,7 @@ def test_partitions_are_floors(times: list[int], interval: int, dtype: str) -> N
 
 
 @given(NODES, st.integers(1, 6))
+@settings(deadline=None)
 def test_ring_members(nodes: set[int], replication: int) -> None:
     ring = Ring(nodes)
     clockwise = sorted(nodes) * 3
@@ -73,6 +111,7 @@ def test_ring_knows_its_nodes() -> None:
 
 
 @given(NODES)
+@settings(deadline=None)
 def test_initial_table_is_even_and_deterministic(nodes: set[int]) -> None:
     table = PartitionTable.initial(nodes)
     assert table == PartitionTable.initial(sorted(nodes, reverse=True))
@@ -85,6 +124,7 @@ def test_initial_table_is_even_and_deterministic(nodes: set[int]) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, SLOTS - 1), st.integers(1, 3)), max_size=30))
+@settings(deadline=None)
 def test_decisions_against_a_dict(decisions: list[tuple[int, int]]) -> None:
     table = PartitionTable.initial([1, 2, 3])
     model = {slot: table.owner(slot) for slot in range(SLOTS)}
