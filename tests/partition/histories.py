@@ -16,7 +16,8 @@ from iotdb_cluster.partition import plan
 from iotdb_cluster.partition.view import ClusterView
 from tests.meta.model import AGREED, Meta, address
 
-STEPS_MAX = 3_000  # of one change
+STEPS_MAX = 6_000  # of one change
+PATIENCE = 150  # turns after which the operator helps
 JSON_EVERY = 10  # commands between two comparisons with a state that was loaded from a snapshot
 
 
@@ -349,9 +350,11 @@ class History:
 
     def settle(self) -> None:
         """The change ends, whatever happens."""
-        for _ in range(STEPS_MAX):
+        for turn in range(STEPS_MAX):
             if self.state.change is None:
                 return
+            if turn % PATIENCE == PATIENCE - 1:  # moves to a group without majority end, and begin again
+                self.stuck()
             self.turn()
         raise AssertionError(f"the change does not end: {plan.waiting_for(self.view())} {plan.next_steps(self.view())}")
 
