@@ -320,7 +320,9 @@ class Soak:
                 if call.error:
                     yield f"a call through node {call.node}, which was in service, failed: {call.error[:300]}"
                 elif call.ended - call.began >= STALL_S_MAX:
-                    yield f"a call through node {call.node} took {call.ended - call.began:.2f} s"
+                    began = time.strftime("%H:%M:%S", time.localtime(time.time() - time.monotonic() + call.began))
+                    what = "an insert" if call.points else "a read"
+                    yield f"{what} through node {call.node}, begun at {began}, took {call.ended - call.began:.2f} s"
 
     def _halves(self, contents: dict[str, dict[int, float]]) -> Iterator[str]:
         """Units of failed calls of which a part is there; points that nobody wrote."""
