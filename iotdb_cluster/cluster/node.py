@@ -82,6 +82,7 @@ from iotdb_cluster.meta import Role
 from iotdb_cluster.packing import pack
 from iotdb_cluster.rpc.peer_messages import PeerIdentity
 from iotdb_cluster.rpc.service import ClientService
+from iotdb_cluster.sql import warm_up
 from iotdb_cluster.world import World
 
 __all__ = ["Node"]
@@ -203,6 +204,7 @@ class Node:
         if len(self._addresses) == 1:  # no check told others: until meta does, the seed list has to
             self._addresses.update({**seed_addresses(settings), identity.identifier: settings.address})
         await self._build(identity, entry.founders)
+        await self._world.workers.run(warm_up)  # the first statement would hold up the loop
         await self._until_serving()
         on_serving()
 
