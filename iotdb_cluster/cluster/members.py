@@ -277,9 +277,25 @@ class Members:
             "slots_left": to_go + sum(len(move.slots) for move in state.moves),
             "slots": {str(group.id): counts.get(group.id, 0) for group in state.groups},
             "steps": [described(step) for step in plan],
-            "waiting": self._conductor.waiting() if leader == self._calls.node else [],
+            "waiting": [*self._conductor.waiting(), *await self._groups_wait()] if leader == self._calls.node else [],
             "moves": await self._moves_shown(),
         }
+
+    async def _groups_wait(self) -> list[str]:
+        """What changes of groups' members wait for, as the groups' leaders say."""
+        if self._meta.state.change is None:
+            return []
+
+        async def ask(node: int) -> list[dict[str, Any]]:
+            try:
+                head, _ = unpack(await self._calls.call(node, "state", pack(None), self._deadline(PROBE_MS)))
+            except CallerError:
+                return []
+            return list(head)
+
+        answers = await asyncio.gather(*(ask(node.id) for node in self._meta.state.nodes))
+        rows = sorted((row["group"], row["waits"]) for rows in answers for row in rows if row.get("waits"))
+        return [f"group {number}: {text}" for number, text in rows]
 
     async def _moves_shown(self) -> list[dict[str, Any]]:
         """Each move under way, with the progress that its driver tells."""

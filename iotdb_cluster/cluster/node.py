@@ -418,6 +418,7 @@ class Node:
             lambda: self.serving,
             self._facts,
             self._sender.progress,
+            self._shaping.waiting,
         )
         self._overview.register(self._calls)
         moves, conductor = self._migration.moving.everywhere, self._conductor

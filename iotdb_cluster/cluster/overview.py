@@ -43,7 +43,9 @@ class Overview:
         serving: Callable[[], bool],
         facts: Mapping[str, Any],
         transfers: Callable[[], list[SnapshotProgress]],
+        waits: Callable[[int], str],
     ) -> None:
+        """`waits(group)`: what a change of its members waits for, where this node leads it."""
         self._world = world
         self._settings = settings
         self._driver = driver
@@ -53,6 +55,7 @@ class Overview:
         self._serving = serving
         self._facts = dict(facts)
         self._transfers = transfers
+        self._waits = waits
         self._commands: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "ring": self._ring,
             "status": self._status,
@@ -203,7 +206,9 @@ class Overview:
     async def _state_call(self, body: memoryview, deadline: Deadline) -> bytes:
         del body, deadline
         groups = [group for _, group in sorted(self._driver.groups.items())]
-        return pack([{**_described(group), "damaged": self._damaged(group)} for group in groups])
+        return pack(
+            [{**_described(group), "damaged": self._damaged(group), "waits": self._waits(group.id)} for group in groups]
+        )
 
     def _damaged(self, group: Group) -> list[str]:
         """Units of which files are damaged here: which storage group and times, and why."""

@@ -170,6 +170,8 @@ def groups(asker: _Asker) -> None:
     ]
     for row in answer.get("groups", []):
         lines += [f"damaged on {row['node']}, group {row['group']}: {text}" for text in row.get("damaged", ())]
+        if row.get("waits"):
+            lines.append(f"the change of members of group {row['group']} waits: {row['waits']}")
     asker.show(answer, lines)
 
 
