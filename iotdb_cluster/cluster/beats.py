@@ -20,13 +20,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import mmh3
 
 from iotdb_cluster.errors import CorruptData
 
-__all__ = ["Answer", "Beat", "BeatReceiver", "BeatSender", "Commits", "Covered", "Word"]
+__all__ = ["Answer", "Beat", "BeatReceiver", "BeatSender", "Commits", "Covered"]
 
 _BEAT = struct.Struct(">QQBQII")
 _COVERED = struct.Struct(">IIQQQQ")
@@ -119,9 +119,6 @@ class Answer:
         if len(data) != _ANSWER.size + 4 * count:
             raise CorruptData(f"an answer to a beat with {count} exceptions has {len(data)} bytes")
         return cls(life, number, own_life, bool(equal), struct.unpack_from(f">{count}I", data, _ANSWER.size))
-
-
-Word: TypeAlias = Beat | Answer | Commits  # what one node says to another of many groups
 
 
 class BeatSender:

@@ -16,15 +16,18 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from iotdb_cluster.cluster.beats import Answer, Beat, Covered, Word
+from iotdb_cluster.cluster.beats import Answer, Beat, Covered
 from iotdb_cluster.cluster.group import Group, Outcome, Proposal, ReadRound
 from iotdb_cluster.cluster.log import Append, DurableLog, Install, Record, State
+from iotdb_cluster.cluster.lone import AckRow, Acks, AppendRow, Appends, LoneEntries
+from iotdb_cluster.cluster.outbox import Word
 from iotdb_cluster.cluster.timing import Timing
 from iotdb_cluster.errors import CallerError, Status, check
 from iotdb_cluster.raft import (
     LOCAL_APPEND,
     LOCAL_APPLY,
     ConfChange,
+    Entries,
     EntryKind,
     HardState,
     Message,
@@ -53,6 +56,8 @@ class Outbox(Protocol):
 
     def post(self, node: int, group: Group, message: Message, heartbeat: bool) -> None: ...
     def committed(self, node: int, group: Group, pair: Covered) -> None: ...
+    def append(self, node: int, group: Group, row: AppendRow, payload: bytes) -> None: ...
+    def acknowledge(self, node: int, group: Group, row: AckRow) -> None: ...
     def tell(self, node: int, word: Word) -> None: ...
     def flush(self) -> list[tuple[Group, int]]: ...
 
@@ -88,6 +93,9 @@ class Driver:
         self._reads = 0
         self.groups: dict[int, Group] = {}
         self._timing = Timing(world.random.getrandbits(63) | 1, self.groups, self.step, self._mark)
+        self.lone = LoneEntries(
+            log, outbox, self._timing, self.groups, self.step, self.wake, self._apply_entries, self._when_synced
+        )
 
     # --- groups -------------------------------------------------------------------------------------------------------
 
@@ -146,7 +154,8 @@ class Driver:
         self._timing.touch(group)
         self._timing.heard(group.nodes.get(message.source, 0))
         try:
-            group.raw.step(message)
+            if not group.raw.lone_step(message):
+                group.raw.step(message)
         except (UnknownPeer, ProposalDropped) as error:
             logger.debug("group %d drops a %s: %s", group.id, message.type.name, error)
         self.wake(group)
@@ -157,7 +166,11 @@ class Driver:
 
     def told(self, node: int, word: Word) -> None:
         """A node says something of many groups."""
-        if isinstance(word, Answer):
+        if isinstance(word, Appends):
+            self.lone.appended(node, word)
+        elif isinstance(word, Acks):
+            self.lone.acknowledged(node, word)
+        elif isinstance(word, Answer):
             self._timing.answered(node, word)
         elif isinstance(word, Beat):
             answer = self._timing.beaten(node, word)
@@ -321,13 +334,10 @@ class Driver:
                 self._timing.changed(group)
                 if group.reads_unsent:
                     self._send_reads(group)
-                # One run of entries a turn: a long log that is applied must not keep the loop from everything else.
-                while group.raw.has_ready():
-                    if self._handle(group, group.raw.ready()):
-                        self.wake(group)
-                        break
+                self._drain(group)
                 if not group.deadline:
                     self._timing.schedule(group)
+            self.lone.submit()
             if self._ticks_due:
                 self._ticks_due = False
                 for node, beat in self._timing.beats():
@@ -338,6 +348,23 @@ class Driver:
                 self._timing.changed(group)
         except Exception as error:
             self._fail(error)
+
+    def _drain(self, group: Group) -> None:
+        """One run of entries a turn: a long log that is applied must not keep the loop from everything else."""
+        raw = group.raw
+        if group.news_owed:
+            self.lone.tell_owed(group)
+        work = raw.lone_work()
+        if work is not None:
+            self.lone.handle(group, work)
+            if work.committed.terms:
+                if raw.has_ready():
+                    self.wake(group)
+                return
+        while raw.has_ready():
+            if self._handle(group, raw.ready()):
+                self.wake(group)
+                return
 
     def _fail(self, error: BaseException) -> None:
         self.stop()
@@ -451,7 +478,10 @@ class Driver:
         self._log.submit(records, synced)
 
     def _apply(self, group: Group, message: Message) -> None:
-        entries = message.entries
+        self._apply_entries(group, message.entries)
+        self._respond(group, message.responses)
+
+    def _apply_entries(self, group: Group, entries: Entries) -> None:
         group.apply(entries)
         if any(kind != EntryKind.NORMAL for kind in entries.kinds):
             for index, (kind, data) in enumerate(zip(entries.kinds, entries.data, strict=True), entries.first):
@@ -460,7 +490,14 @@ class Driver:
                     index = max(index, group.raw.configured)
                     self._log.submit([group.log.configuration(configuration, index)], lambda: None)
                     group.machine.configured(configuration, index)
-        self._respond(group, message.responses)
+
+    def _when_synced(self, work: Callable[[], None]) -> None:
+        if self._stopped:
+            return
+        try:
+            work()
+        except Exception as error:
+            self._fail(error)
 
     def _respond(self, group: Group, responses: Sequence[Message]) -> None:
         self._timing.touch(group)

@@ -81,6 +81,7 @@ class Group:
     reads_unsent: list[asyncio.Future[int]] = field(default_factory=list)
     read_rounds: dict[bytes, ReadRound] = field(default_factory=dict)
     apply_waiting: list[tuple[int, asyncio.Future[int]]] = field(default_factory=list)
+    news_owed: dict[int, Covered] = field(default_factory=dict)  # commits to tell members that have the entries
     snapshots_sent: dict[int, int] = field(default_factory=dict)  # to which replica, at which tick of the driver
     leader_changed: Callable[[Group], None] | None = None
     send_snapshot: Callable[[Group, Message], None] | None = None  # where more than the message has to go out
@@ -161,6 +162,7 @@ class Group:
     def lead_lost(self) -> None:
         """Whether what was proposed here comes to stand is for others to decide: the proposers ask again, by its id."""
         self.snapshots_sent.clear()
+        self.news_owed.clear()
         for index in list(self.proposals):
             self.answer_unknown(index)
 

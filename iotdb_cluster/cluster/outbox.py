@@ -1,9 +1,10 @@
 """What a loop turn has to say to each peer, as one batch a connection; and reading such a batch.
 
-A batch, big-endian: u8 version (2), u32 node and u64 incarnation of the sender, then for each message
+A batch, big-endian: u8 version (3), u32 node and u64 incarnation of the sender, then for each message
 u32 group, u32 generation, u64 replica that is meant, u32 length, and the message as the Raft room writes it. Replica 0
-means the node: what comes is a beat (group 0), the answer to one (1) or commit indexes (2), as `beats` writes them. A
-message for a replica that the receiver does not have, or from an incarnation that it does not know, is dropped there.
+means the node: what comes is a beat (group 0), the answer to one (1) or commit indexes (2), as `beats` writes them;
+or lone entries (3) or acknowledgements (4), as `lone` does. A message for a replica that the receiver does not have,
+or from an incarnation that it does not know, is dropped there.
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from iotdb_cluster.cluster.beats import Answer, Beat, Commits, Covered, Word
+from iotdb_cluster.cluster.beats import Answer, Beat, Commits, Covered
 from iotdb_cluster.cluster.group import Group
+from iotdb_cluster.cluster.lone import AckRow, Acks, AppendRow, Appends
 from iotdb_cluster.errors import CorruptData
 from iotdb_cluster.raft import Message, decode_message, encode_message
 
-__all__ = ["Channel", "Envelope", "PeerOutbox", "read_batch"]
+__all__ = ["Channel", "Envelope", "PeerOutbox", "Word", "read_batch"]
 
-VERSION = 2
+VERSION = 3
+Word: TypeAlias = Beat | Answer | Commits | Appends | Acks  # what one node says to another of many groups
 _HEAD = struct.Struct(">BIQ")
 _MESSAGE = struct.Struct(">IIQI")
-_WORDS: dict[int, type[Word]] = {0: Beat, 1: Answer, 2: Commits}
+_WORDS: dict[int, type[Word]] = {0: Beat, 1: Answer, 2: Commits, 3: Appends, 4: Acks}
 _NUMBERS = {kind: number for number, kind in _WORDS.items()}
 
 
@@ -55,6 +58,8 @@ class PeerOutbox:
         self._parts: dict[tuple[int, Channel], list[bytes]] = {}
         self._entries: dict[tuple[int, Channel], list[tuple[Group, int]]] = {}  # for which members there are any
         self._commits: dict[tuple[int, Channel], list[Covered]] = {}
+        self._appends: dict[tuple[int, Channel], tuple[list[AppendRow], list[bytes]]] = {}
+        self._acks: dict[tuple[int, Channel], list[AckRow]] = {}
 
     def post(self, node: int, group: Group, message: Message, heartbeat: bool) -> None:
         if group.id:
@@ -77,6 +82,21 @@ class PeerOutbox:
         channel = Channel.DATA if group.id else Channel.META
         self._commits.setdefault((node, channel), []).append(pair)
 
+    def append(self, node: int, group: Group, row: AppendRow, payload: bytes) -> None:
+        """Send a member a lone entry; all of a turn go together."""
+        key = node, Channel.DATA if group.id else Channel.META
+        found = self._appends.get(key)
+        if found is None:
+            found = self._appends[key] = ([], [])
+            self._entries.setdefault(key, [])
+        found[0].append(row)
+        found[1].append(payload)
+        self._entries[key].append((group, row[2]))
+
+    def acknowledge(self, node: int, group: Group, row: AckRow) -> None:
+        """Acknowledge a lone entry to the leader; all of a turn go together."""
+        self._acks.setdefault((node, Channel.DATA if group.id else Channel.META), []).append(row)
+
     def _word(self, node: int, channel: Channel, word: Word) -> None:
         parts = self._parts.setdefault((node, channel), [self._head])
         data = word.encode()
@@ -85,6 +105,14 @@ class PeerOutbox:
 
     def flush(self) -> list[tuple[Group, int]]:
         """Send what was gathered; the members for which log entries were dropped."""
+        if self._appends:
+            appends, self._appends = self._appends, {}
+            for (node, channel), (rows, payloads) in appends.items():
+                self._word(node, channel, Appends(rows, payloads))
+        if self._acks:
+            acks, self._acks = self._acks, {}
+            for (node, channel), acked in acks.items():
+                self._word(node, channel, Acks(acked))
         if self._commits:
             commits, self._commits = self._commits, {}
             for (node, channel), pairs in commits.items():

@@ -100,6 +100,7 @@ class Replicas:
         Before any data group is opened.
         """
         self._sender, self._receiver, self._guard, self._forcing = sender, receiver, guard, forcing
+        self._driver.lone.leaves_out, self._driver.lone.is_of = self._leaves_out, self._is_of
 
     def at_the_end(self, *forget: Callable[[int], Coroutine[Any, Any, None] | None]) -> None:
         """What is called, in order, with the number of a group of which this node has no replica any more."""
@@ -342,7 +343,8 @@ class Replicas:
                 group = self._driver.groups.get(envelope.group)
                 if group is None or (group.generation, group.replica) != (envelope.generation, envelope.replica):
                     continue
-                if self._is_of(group, message.source, node) and not self._left_out(group, message):
+                left_out = message.entries.terms and self._leaves_out(group)
+                if self._is_of(group, message.source, node) and not left_out:
                     self._driver.step(group, message)
         except CorruptData as error:
             logger.warning("a batch of node %d is dropped: %s", identity.node, error)
@@ -356,9 +358,9 @@ class Replicas:
         group.nodes.setdefault(node, node)
         return True
 
-    def _left_out(self, group: Group, message: Message) -> bool:
-        """Whether entries are not taken now: others have the room for them, or many wait here to be applied."""
-        if not group.id or not len(message.entries) or self._guard is None:
+    def _leaves_out(self, group: Group) -> bool:
+        """Whether it takes no entries now: others have the room for them, or many wait here to be applied."""
+        if not group.id or self._guard is None:
             return False
         if group.raw.commit - group.applied > self._settings.unapplied_entries_max:
             return True

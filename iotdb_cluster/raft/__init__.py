@@ -6,6 +6,7 @@ needs of a durable log, `MemoryLog` one for tests. `encode_message` and `decode_
 """
 
 from iotdb_cluster.raft.config import Config
+from iotdb_cluster.raft.lone import LONE_BYTES_MAX, LoneWork
 from iotdb_cluster.raft.membership import ChangeRefused, Configuration
 from iotdb_cluster.raft.memory import MemoryLog
 from iotdb_cluster.raft.message import (
@@ -45,6 +46,7 @@ __all__ = [
     "ENTRY_OVERHEAD_BYTES",
     "LOCAL_APPEND",
     "LOCAL_APPLY",
+    "LONE_BYTES_MAX",
     "NO_ENTRIES",
     "NO_LIMIT",
     "NO_NODE",
@@ -61,6 +63,7 @@ __all__ = [
     "EntryKind",
     "HardState",
     "LogView",
+    "LoneWork",
     "MemberStatus",
     "MemoryLog",
     "Message",

@@ -53,9 +53,12 @@ class Core:
         "leader",
         "log",
         "messages",
+        "news_put_off",
         "pending_conf_index",
         "pending_reads",
         "progress",
+        "put_off",
+        "put_off_commits",
         "read_index",
         "read_states",
         "restored_index",
@@ -86,6 +89,9 @@ class Core:
         self.pending_conf_index = 0  # of the newest configuration entry that may not be applied yet
         self.restored_index = config.configured  # the configuration is at least that of this index
         self.uncommitted_bytes = 0
+        self.put_off = 0  # this and the next two: see `lone`
+        self.put_off_commits: list[int] = []
+        self.news_put_off = False
         self.election_elapsed = 0
         self.heartbeat_elapsed = 0
         self.election_timeout = 0

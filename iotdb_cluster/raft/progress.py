@@ -35,6 +35,12 @@ class Inflights:
     def full(self) -> bool:
         return len(self.queue) >= self.messages_max or 0 < self.bytes_max <= self.bytes
 
+    def has_room(self, count: int, size: int) -> bool:
+        """Whether it is not full after so many more messages of so many bytes."""
+        return len(self.queue) + count < self.messages_max and (
+            not self.bytes_max or self.bytes + size < self.bytes_max
+        )
+
     def add(self, index: int, size: int) -> None:
         check(not self.full, "an append message to %d goes beyond a full window", index)
         self.queue.append((index, size))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from iotdb_cluster.raft import election
+from iotdb_cluster.raft import election, lone
 from iotdb_cluster.raft.core import Core
 from iotdb_cluster.raft.follower import step_candidate, step_follower
 from iotdb_cluster.raft.leader import step_leader
@@ -20,6 +20,10 @@ from iotdb_cluster.raft.message import (
 
 __all__ = ["Raft"]
 
+# What is put off stays so: these neither send an append nor change what one says, and their answers go another way.
+_ASIDE: Final = frozenset(
+    (MessageType.STORAGE_APPEND_RESP.value, MessageType.STORAGE_APPLY_RESP.value, MessageType.HEARTBEAT.value)
+)
 _STEPS: Final = (step_follower, step_candidate, step_leader, step_candidate)  # by role
 
 
@@ -29,6 +33,8 @@ class Raft(Core):
     # --- time -------------------------------------------------------------------------------------------------------
     def tick(self, count: int = 1) -> None:
         """`count` ticks have passed; several at once do what several calls would, once."""
+        if self.put_off or self.news_put_off:
+            lone.spread(self)
         self.election_elapsed += count
         if self.role is Role.LEADER:
             self.heartbeat_elapsed += count
@@ -63,6 +69,8 @@ class Raft(Core):
     def step(self, message: Message) -> None:
         """Raises ProposalDropped."""
         term = message.term
+        if (self.put_off or self.news_put_off) and not (message.type in _ASIDE and term in (0, self.term)):
+            lone.spread(self)
         if term and term != self.term:
             if term < self.term:
                 self._step_old(message)
@@ -78,10 +86,8 @@ class Raft(Core):
             if message.snapshot is not None:
                 self._snapshot_installed(message.snapshot.index)
         elif kind is MessageType.STORAGE_APPLY_RESP:
-            entries = message.entries
-            if entries.terms:
-                self.applied_to(entries.last, entries.byte_size)
-                self.uncommitted_bytes = max(0, self.uncommitted_bytes - entries.payload_bytes)
+            if message.entries.terms:
+                self.entries_applied(message.entries)
         elif kind is MessageType.VOTE or kind is MessageType.PRE_VOTE:
             election.answer_vote(self, message)
         else:
@@ -120,6 +126,10 @@ class Raft(Core):
     def _snapshot_installed(self, index: int) -> None:
         self.log.stable_snapshot_to(index)
         self.applied_to(index, 0)
+
+    def entries_applied(self, entries: Entries) -> None:
+        self.applied_to(entries.last, entries.byte_size)
+        self.uncommitted_bytes = max(0, self.uncommitted_bytes - entries.payload_bytes)
 
     def applied_to(self, index: int, size: int) -> None:
         """Entries up to `index`, of `size` bytes, are applied; leaves a joint configuration that is to be left."""

@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from iotdb_cluster.errors import check
+from iotdb_cluster.raft import lone
 from iotdb_cluster.raft.config import Config
+from iotdb_cluster.raft.lone import LoneWork
 from iotdb_cluster.raft.membership import Configuration
 from iotdb_cluster.raft.message import (
     LOCAL_APPEND,
@@ -228,6 +230,8 @@ class RawNode:
 
     def status(self) -> Status:
         raft = self._raft
+        if raft.put_off or raft.news_put_off:
+            lone.spread(raft)
         progress = {member: _describe(one) for member, one in raft.progress.items()} if self.is_leader else {}
         return Status(
             raft.id,
@@ -313,6 +317,11 @@ class RawNode:
         An entry is decided when one is applied at its index: this one if the term is the same. Raises ProposalDropped,
         and then nothing was appended.
         """
+        raft = self._raft
+        if self._async and len(data) == 1:
+            index = lone.propose(raft, data[0])
+            if index:
+                return raft.term, index
         return self._propose([EntryKind.NORMAL] * len(data), data)
 
     def propose_conf_change(
@@ -342,6 +351,8 @@ class RawNode:
         """
         if index is not None and index <= self._raft.restored_index:
             return self.conf_state
+        if self._raft.put_off or self._raft.news_put_off:
+            lone.spread(self._raft)
         return self._raft.apply_conf_change(change)
 
     def read_index(self, context: bytes) -> None:
@@ -368,7 +379,7 @@ class RawNode:
     def has_ready(self) -> bool:
         raft = self._raft
         log = raft.log
-        if raft.messages or raft.after_append or raft.read_states or log.has_next_unstable:
+        if raft.messages or raft.after_append or raft.read_states or log.has_next_unstable or raft.news_put_off:
             return True
         hard = self._hard
         if log.committed != hard.commit or raft.term != hard.term or raft.vote != hard.vote:
@@ -382,6 +393,8 @@ class RawNode:
     def ready(self) -> Ready:
         """Take what is to be done; it counts as in hand from now on."""
         raft = self._raft
+        if raft.put_off or raft.news_put_off:
+            lone.spread(raft)
         log = raft.log
         check(not self._after_advance, "ready() before advance()")
         ready = Ready(messages=raft.messages, read_states=raft.read_states, entries=log.next_unstable())
@@ -405,6 +418,73 @@ class RawNode:
         if committed.terms:
             log.accept_applying(committed.last, committed.byte_size, not self._async)
         return ready
+
+    # --- lone entries, with asynchronous writes; see `lone` -------------------------------------------------------
+    def lone_step(self, message: Message) -> bool:
+        """Take an append of one entry, or an acknowledgement, as below; False: it has to be stepped."""
+        kind = message.type
+        if kind is MessageType.APP_RESP:
+            return not message.reject and lone.acknowledged(self._raft, message.source, message.term, message.index)
+        if kind is MessageType.APP:
+            entries = message.entries
+            if entries.terms == [message.term] and entries.kinds[0] == EntryKind.NORMAL:
+                return self.lone_append(
+                    message.source,
+                    message.term,
+                    message.log_term,
+                    message.index,
+                    message.commit,
+                    entries.data[0],
+                )
+        return False
+
+    def lone_append(self, source: int, term: int, log_term: int, index: int, commit: int, payload: bytes) -> bool:
+        """As `step` of an append of one normal entry of `term`; False where it has to be stepped."""
+        return lone.append(self._raft, source, term, log_term, index, commit, payload)
+
+    def lone_acknowledged(self, source: int, term: int, index: int) -> bool:
+        """As `step` of a member's acknowledgement; False where it has to be stepped."""
+        return lone.acknowledged(self._raft, source, term, index)
+
+    def lone_work(self) -> LoneWork | None:
+        """Instead of `ready`: what is to be done, or None where that, if anything, is up to `ready`.
+
+        When its entry is on the disk that is told by `lone_durable`, when `committed` is applied by `lone_applied`.
+        """
+        raft = self._raft
+        log = raft.log
+        hard = self._hard
+        if (
+            raft.after_append
+            or (log.has_next_unstable and not raft.put_off)
+            or log.snapshot is not None
+            or raft.leader != self._leader
+            or raft.role is not self._role
+            or raft.term != hard.term
+            or raft.vote != hard.vote
+        ):
+            return None
+        commit = log.committed
+        if not raft.put_off and not raft.news_put_off and commit == hard.commit and log.applying == commit:
+            return None
+        work = lone.work_of(raft)
+        if commit != hard.commit:
+            check(commit > hard.commit, "replica %d: commit %d after %d", raft.id, commit, hard.commit)
+            self._hard = HardState(hard.term, hard.vote, commit)
+        return work
+
+    def lone_durable(self, term: int, index: int) -> None:
+        """The entries of a `LoneWork`, given in `term`, up to `index`, are on the disk."""
+        raft = self._raft
+        if term != raft.term:
+            return  # another term has begun since: it may have been replaced there
+        if raft.role is Role.LEADER and not lone.acknowledged(raft, raft.id, term, index):
+            raft.step(Message(MessageType.APP_RESP, raft.id, raft.id, term, index=index))
+        raft.log.stable_to(term, index)
+
+    def lone_applied(self, entries: Entries) -> None:
+        """The state machine has applied the `committed` of a `LoneWork`."""
+        self._raft.entries_applied(entries)
 
     def advance(self) -> None:
         """Synchronous mode: everything in the last `ready()` is done."""

@@ -9,10 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from iotdb_cluster.cluster.beats import Commits, Covered, Word
+from iotdb_cluster.cluster.beats import Commits, Covered
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.group import Group, Outcome
 from iotdb_cluster.cluster.log import DurableLog, Install, LogOptions
+from iotdb_cluster.cluster.lone import AckRow, Acks, AppendRow, Appends
+from iotdb_cluster.cluster.outbox import Word
 from iotdb_cluster.limits import KIB
 from iotdb_cluster.raft import (
     Config,
@@ -112,6 +114,12 @@ class Outbox:
     def committed(self, node: int, group: Group, pair: Covered) -> None:
         assert pair.group == group.id
         self._parts.append((node, group.id, Commits((pair,)), MessageType.APP))
+
+    def append(self, node: int, group: Group, row: AppendRow, payload: bytes) -> None:
+        self._parts.append((node, group.id, Appends((row,), (payload,)), MessageType.APP))
+
+    def acknowledge(self, node: int, group: Group, row: AckRow) -> None:
+        self._parts.append((node, group.id, Acks((row,)), MessageType.APP_RESP))
 
     def tell(self, node: int, word: Word) -> None:
         self._parts.append((node, 0, word, MessageType.HEARTBEAT))

@@ -9,6 +9,7 @@ import pytest
 from iotdb_cluster.cluster import leadership
 from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.cluster.leadership import Leadership
+from iotdb_cluster.cluster.lone import Appends
 from iotdb_cluster.cluster.outbox import Channel, PeerOutbox, read_batch
 from iotdb_cluster.raft import Entries, Message, MessageType, ProgressState
 from iotdb_cluster.simulation import NodeRun, VirtualLoop
@@ -126,7 +127,7 @@ def test_entries_for_a_peer_that_takes_nothing_are_dropped_and_it_is_probed() ->
                 for part in outbox._parts:  # type: ignore[attr-defined]
                     if part[0] != far:
                         kept.append(part)
-                    elif part[3] is MessageType.APP and isinstance(part[2], bytes):
+                    elif part[3] is MessageType.APP and isinstance(part[2], bytes | Appends):
                         lost.append((group, 100 + far))
                 outbox._parts = kept  # type: ignore[attr-defined]
             flush()
