@@ -55,6 +55,7 @@ COMPRESSED_VERSION: Final = 2
 _HEAD: Final = struct.Struct(">BBHIQII")
 HEAD_BYTES: Final = _HEAD.size
 _APPEND: Final = struct.Struct(">QI")
+_APPEND_ONE: Final = struct.Struct(">QIQBI")  # and the head of its one entry
 _STATE: Final = struct.Struct(">QQQ")
 _MARK: Final = struct.Struct(">QQ")
 _SINCE: Final = struct.Struct(">QQQ")  # index, generation, chosen
@@ -175,16 +176,25 @@ def content_pieces(record: Record) -> tuple[int, list[Buffer]]:
         check(0 < count <= _COUNT_MAX, "replica %d appends %d entries", record.replica, count)
         packed = _compressed(entries.data)
         codec = _PLAIN if packed is None else _LZ4
-        head = b"".join(
-            (
-                _APPEND.pack(entries.first, codec << 24 | count),
-                struct.pack(f">{count}Q", *entries.terms),
-                bytes(entries.kinds),
-                struct.pack(f">{count}I", *map(len, entries.data)),
-            )
-        )
+        head = _append_bytes(entries, codec << 24 | count)
         return (VERSION, [head, *entries.data]) if packed is None else (COMPRESSED_VERSION, [head, packed])
     return VERSION, _small_pieces(record)
+
+
+def _append_bytes(entries: Entries, word: int) -> bytes:
+    """What stands before the payloads; `word` has codec and count."""
+    terms = entries.terms
+    count = len(terms)
+    if count == 1:  # as below, at once
+        return _APPEND_ONE.pack(entries.first, word, terms[0], entries.kinds[0], len(entries.data[0]))
+    return b"".join(
+        (
+            _APPEND.pack(entries.first, word),
+            struct.pack(f">{count}Q", *terms),
+            bytes(entries.kinds),
+            struct.pack(f">{count}I", *map(len, entries.data)),
+        )
+    )
 
 
 def _compressed(payloads: Sequence[bytes]) -> bytes | None:
