@@ -426,11 +426,10 @@ class Node:
             self._world, self._settings, self._meta, self._calls, self._leaders, conductor, moves, self._fault
         )
         members.register(self._calls)
-        self._overview.extend(members.commands)
         self._spawn(members.run())
         archive = self._archive()
         archive.register(self._calls)
-        self._overview.extend(archive.commands)
+        self._overview.extend({**members.commands, **archive.commands})
         self._endings.push_async_callback(archive.close)
 
     def _archive(self) -> Archive:
