@@ -142,7 +142,8 @@ async def measure(cluster: Any, load: Any, megabytes: int, rate: float) -> dict[
     tablets = 2 * megabytes * MIB // TABLET_BYTES
     await inserts.run(lambda: inserts.count >= tablets)
     connection = await load.Connection.open(cluster.ports[0])
-    await connection.query("FLUSH")
+    flush = load.t.TSExecuteStatementReq(connection.session, "FLUSH", connection.statement)
+    await connection.call("executeUpdateStatement", flush)
     connection.writer.close()
     await asyncio.to_thread(cluster.add, REMOVE_S)
     size, seconds, moves = moved(cluster, 2)

@@ -67,7 +67,9 @@ COPY_BUSY_BYTES_PER_S = 8 * MIB  # ... and no more than this while clients are s
 COPY_PIECE_BYTES_BUSY = 256 * KIB  # of a file of a unit, in one call, while clients are served
 FOREGROUND_OPERATIONS_PER_S = 20  # entries and reads of data groups; above it clients are being served
 MOVE_EMPTY_SLOTS_MAX = 2_000  # slots that hold nothing, moved at once
-MOVE_UNITS_MAX = 64  # units of one move of slots that hold some
+MOVE_UNITS_MAX = (
+    8  # units of one move of slots that hold some: they are fenced together, and flushed and synced behind it
+)
 MOVE_BYTES_MAX = 512 * MIB  # ... and their bytes
 SNAPSHOTS_SENT_MAX = 2  # transfers that a node sends at once; others wait
 FORWARD_HOPS_MAX = 3  # a request forwarded more often is going round in circles
