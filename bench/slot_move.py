@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import multiprocessing
 import os
@@ -95,6 +96,17 @@ def serve(paths: list[str], listener: socket.socket) -> None:
                     connection.sendall(piece)
 
 
+def kept(directory: Path, target: Path) -> list[str]:
+    """A node's chunk files under names of their own, so that they stay when it merges them."""
+    target.mkdir()
+    found = []
+    for number, path in enumerate(sorted(directory.rglob("*.chunk"))):
+        with contextlib.suppress(FileNotFoundError):
+            os.link(path, target / str(number))
+            found.append(str(target / str(number)))
+    return found
+
+
 def copy(paths: list[str], target: Path) -> float:
     """Megabytes a second of a copy over loopback by two processes, with checksums, each file synced."""
     target.mkdir()
@@ -148,7 +160,7 @@ async def measure(cluster: Any, load: Any, megabytes: int, rate: float) -> dict[
     await asyncio.to_thread(cluster.add, REMOVE_S)
     size, seconds, moves = moved(cluster, 2)
     speed = size / 1e6 / seconds
-    there = [str(path) for path in cluster.member(2).directory.rglob("*.chunk")]
+    there = kept(cluster.member(2).directory, cluster.directory / "kept")
     plain = await asyncio.to_thread(copy, there, cluster.directory / "copy")
     pause_s, behind = CLIENTS / rate, last_move(cluster)
     inserts.latencies.clear()
