@@ -80,9 +80,13 @@ class MetaAccess:
             await self.barrier(limit)
             async with asyncio.timeout(max(0.0, limit.left_ms) / 1000):
                 while self.state.members_changed <= seen:
-                    await self._changed.wait()
+                    await self.change()
         except (CallerError, TimeoutError) as error:
             logger.debug("slots move, and meta does not say where to: %s", error)
+
+    async def change(self) -> None:
+        """Wait until `changed` is called."""
+        await self._changed.wait()
 
     def changed(self) -> None:
         """This node's replica of meta has applied something."""

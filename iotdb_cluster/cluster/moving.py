@@ -140,7 +140,6 @@ class Moving:
         self._leaders = leaders
         self._proposals = proposals
         self._fault = fault
-        self._changed = asyncio.Event()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._moves: dict[int, Move] = {}  # that have a task
         self._progress: dict[int, MoveProgress] = {}
@@ -150,21 +149,16 @@ class Moving:
     def register(self, calls: Calls) -> None:
         calls.handlers[MOVES_CALL] = self._tell
 
-    def wake(self) -> None:
-        """Meta has decided something, or a lead changed."""
-        self._changed.set()
-
     # --- which moves --------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Until cancelled."""
         try:
             while True:
-                self._changed.clear()
                 self._follow()
                 try:
                     async with asyncio.timeout(ROUND_MS / 1000):
-                        await self._changed.wait()
+                        await self._meta.change()
                 except TimeoutError:
                     continue
         finally:

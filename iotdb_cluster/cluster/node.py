@@ -479,7 +479,6 @@ class Node:
             if node.incarnation:
                 self._incarnations[node.id] = node.incarnation
         self._meta.changed()
-        self._migration.moving.wake()
         self._replicas.follow()
         self._conductor.wake()
         self._wake_duties()
