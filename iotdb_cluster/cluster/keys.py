@@ -95,7 +95,14 @@ _CLUSTER: list[Key] = [
         common=True,
     ),
     _c("max_concurrent_client_num", "10000", "connections_max", "positive", "connections of clients to this node"),
-    _c("default_replica_num", "3", "replication", "positive", "replicas of every slot", common=True),
+    _c(
+        "default_replica_num",
+        "3",
+        "replication",
+        "positive",
+        "replicas of every slot when the cluster is founded; afterwards `nodetool.sh set-replication` changes it",
+        common=True,
+    ),
     _c(
         "slot_strategy",
         "hash",

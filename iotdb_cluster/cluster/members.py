@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 LEAVE_CALL, CHANGE_CALL, MEMBER_CALL, REACH_CALL = "leave", "change", "is member", "reach"
 MEMBER_CALLS = (JOIN_CALL, LEAVE_CALL, CHANGE_CALL, MEMBER_CALL, REACH_CALL, EXILE_CALL)
 PROPOSE_MS = 10_000
+BARRIER_MS = 4_000
 PROBE_MS = 1_000
 PROBES = 3  # nobody reaches a node in any of them: it is dead
 WATCH_MS = 2_000
@@ -100,7 +101,7 @@ class Members:
         """The value of `join_node`, or {"busy": why not yet}; raises 504 with the reason of a refusal."""
         self._require_formed()
         head, _ = unpack(body)
-        await self._meta.barrier(deadline)
+        await self._meta.barrier(deadline.within(BARRIER_MS))
         address, settings = NodeAddress.load(head["address"]), dict(head["settings"])
         unequal = self._unequal(address, settings)
         if unequal:
@@ -151,10 +152,12 @@ class Members:
     async def _leave(self, target: str, deadline: Deadline) -> dict[str, Any]:
         """Begin the leave of a member; dead, where no member reaches it."""
         self._require_formed()
-        await self._meta.barrier(deadline)
+        await self._meta.barrier(deadline.within(BARRIER_MS))  # soon enough that the caller hears why not
         node = self._find(target)
         dead = not await self._is_reached(node.id)
-        value = await self._meta.propose(lambda request: commands.leave_node(request, node.id, dead), deadline)
+        value = await self._meta.propose(
+            lambda request: commands.leave_node(request, node.id, dead), deadline.within(PROPOSE_MS / 2)
+        )
         return {"node": node.id, "name": NodeAddress(*node.address).text, "dead": dead, "change": value["change"]}
 
     def _find(self, target: str) -> Node:

@@ -128,7 +128,7 @@ async def _remove(seeds: Sequence[NodeAddress], arguments: _Arguments) -> int:
             if error.code in (Status.START_UP_ERROR, Status.ILLEGAL_PARAMETER):
                 print(f"refused: {error.message}", file=sys.stderr)
                 return REFUSED
-            print(f"no member of the cluster answered: {error.message}", file=sys.stderr)
+            print(f"no member of the cluster could begin it: {error.message}", file=sys.stderr)
             return UNREACHABLE
         how = "nobody reaches it: it is removed as dead" if left["dead"] else "it hands over what it has first"
         print(f"node {left['node']} ({left['name']}) is to be removed; {how}", flush=True)
