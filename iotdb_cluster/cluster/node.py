@@ -68,11 +68,7 @@ from iotdb_cluster.cluster.serving import WriteServing
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
 from iotdb_cluster.cluster.shaping import CONFIGURED_CALL, Shaping, leaves
 from iotdb_cluster.cluster.snapshots import SNAPSHOT_CALLS, SnapshotReceiver, SnapshotSender
-from iotdb_cluster.cluster.startup import (
-    OtherSettings,
-    check_stored_settings,
-    seed_addresses,
-)
+from iotdb_cluster.cluster.startup import OtherSettings, check_stored_settings, seed_addresses
 from iotdb_cluster.cluster.statement_reads import ReadServices
 from iotdb_cluster.cluster.statements import Statements
 from iotdb_cluster.cluster.texts import TextConverter
