@@ -110,6 +110,8 @@ def _record_at(data: bytes, at: int) -> bytes | None:
     payload = data[at + RECORD.size : at + RECORD.size + length]
     if mark != MARK or len(payload) != length or crc32c(payload) != crc:
         return None
+    if not length:  # a torn write: the mark, and zeros, which are the checksum of nothing
+        return None
     return payload
 
 

@@ -12,6 +12,7 @@ from iotdb_cluster.columns import Column, DataType, Tablet, TextColumn, shape_of
 from iotdb_cluster.errors import CorruptData, InvariantViolation, SystemFault
 from iotdb_cluster.simulation.disk import SimulatedDisk
 from iotdb_cluster.storage import Store, StoreOptions, UnitId, add_sums, round_values
+from iotdb_cluster.storage.manifest import MARK, RECORD, Manifest, ManifestState, manifest_bytes
 
 U, V = UnitId(1, 0), UnitId(1, 1)
 D = DataType.DOUBLE
@@ -430,3 +431,10 @@ def test_a_job_that_is_given_up_between_two_steps_leaves_the_unit_as_it_was(tool
         job.finish()
         assert steps > 5
         assert store.digest(U) == digest
+
+
+@pytest.mark.parametrize("length", range(1, 12))
+def test_a_record_that_was_torn_to_its_mark_and_zeros_is_the_end(length: int) -> None:
+    whole = manifest_bytes(ManifestState())
+    torn = (RECORD.pack(MARK, 300, 12345)[:4] + bytes(400))[: 4 + 30 * length]
+    assert Manifest.read("/unit", whole + torn).to_json() == Manifest.read("/unit", whole).to_json()
