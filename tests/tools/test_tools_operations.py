@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PORT = re.compile(r"(?<![\d.])(9009|32099)(?!\d)")
 TOOL_PORT = 31_999
-BLOCK_S_MAX = 100
+BLOCK_S_MAX = 300
 
 
 class Shell:
