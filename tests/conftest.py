@@ -51,6 +51,12 @@ def flips() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def membership() -> ModuleType:
+    """`tests/cluster/membership.py`."""
+    return load("cluster/membership.py")
+
+
+@pytest.fixture(scope="session")
 def durability() -> ModuleType:
     """`tests/cluster/durability.py`."""
     return load("cluster/durability.py")

@@ -273,12 +273,13 @@ class Soak:
 
     # --- what must hold -----------------------------------------------------------------------------------------------
 
-    def verify(self) -> dict[str, Any]:
+    def verify(self, stall_s_max: float = STALL_S_MAX) -> dict[str, Any]:
+        """Figures; how many promises were broken (`problems`), with examples."""
         problems = list(self.problems)
         contents = self._contents(problems)
         for reader in self.readers:
             problems += [f"stale: {text}" for text in reader.stale]
-        problems += self._failures()
+        problems += self._failures(stall_s_max)
         problems += self._halves(contents)
         problems += self._uneven()
         problems += self._unequal()
@@ -315,14 +316,14 @@ class Soak:
             peer.close()
         return found
 
-    def _failures(self) -> Iterator[str]:
+    def _failures(self, stall_s_max: float) -> Iterator[str]:
         for client in (*self.writers, *self.readers):
             for call in client.calls:
                 if self._was_gone(call):
                     continue
                 if call.error:
                     yield f"a call through node {call.node}, which was in service, failed: {call.error[:300]}"
-                elif call.ended - call.began >= STALL_S_MAX:
+                elif call.ended - call.began >= stall_s_max:
                     began = time.strftime("%H:%M:%S", time.localtime(time.time() - time.monotonic() + call.began))
                     what = "an insert" if call.points else "a read"
                     yield f"{what} through node {call.node}, begun at {began}, took {call.ended - call.began:.2f} s"
