@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +27,7 @@ from iotdb_cluster.data import (
     Header,
     Import,
     IntentKind,
+    Kind,
     ListPartition,
     NotReady,
     OpenUnit,
@@ -36,11 +39,12 @@ from iotdb_cluster.data import (
     encode_insert,
     runs_of,
 )
-from iotdb_cluster.errors import CallerError, Moved
+from iotdb_cluster.errors import CallerError, CorruptData, Moved
 from iotdb_cluster.limits import INT64_MAX, INT64_MIN
+from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.requests import NO_REQUEST, RequestId
 from iotdb_cluster.schema import PathPattern, SeriesSpec
-from iotdb_cluster.simulation import SimulatedDisk
+from iotdb_cluster.simulation import PowerCut, SimulatedDisk
 from iotdb_cluster.storage import StagedUnit, checksum_of
 
 SG, SLOT = 5, 40
@@ -122,24 +126,29 @@ class Member:
         assert self.group.dump_state() == before
 
 
-def stage(giver: Member, receiver: Member, move: int) -> int:
-    """Rounds and the final round: the checksum."""
-    giver.flush()
-    stage = receiver.group.stage(move)
-    stage.begin(giver.group.fenced(move))
+def copy_units(giver: Member, source: SimulatedDisk, group: DataGroup, target: SimulatedDisk, move: int) -> int:
+    """The final round: the checksum."""
+    stage = group.stage(move)
+    stage.begin([list(run) for run in giver.group.fenced(move)])
     units = []
     for pinned, epoch in giver.group.pin_fenced(move):
         directory = stage.make_unit(pinned.name)
         for info in pinned.files:
-            source = giver.disk.open(info.path)
-            target = receiver.disk.open(f"{directory}/{info.name}", create=True)
-            target.write(0, source.read(0, source.size()))
-            assert stage.holds(pinned.name, info)
+            if not stage.holds(pinned.name, info):
+                file = target.open(f"{directory}/{info.name}", create=True)
+                file.truncate(0)
+                file.write(0, source.open(info.path).read(0, info.bytes))
+                assert stage.holds(pinned.name, info)
         units.append(StagedUnit(pinned.name, pinned.manifest, epoch))
         pinned.release()
     checksum = stage.finish(units)
     assert checksum == checksum_of(units)
     return checksum
+
+
+def stage(giver: Member, receiver: Member, move: int) -> int:
+    giver.flush()
+    return copy_units(giver, giver.disk, receiver.group, receiver.disk, move)
 
 
 def hand_over(giver: Member, receiver: Member, move: int, epoch: int, slots: Sequence[int] = (SLOT,)) -> None:
@@ -407,3 +416,60 @@ def test_what_a_slot_holds(giver: Member) -> None:
     assert held[SLOT].bytes > 0
     assert len(giver.group.units_in([SLOT])) == 2
     assert giver.group.units_in([SLOT + 1]) == []
+
+
+def test_a_state_of_the_version_before_is_read(giver: Member) -> None:
+    giver.begin(1)
+    giver.put(giver.insert(1, [1], 1))
+    head, blobs = unpack(giver.group.dump_state())
+    assert head["version"] == 3
+    older = {**head, "version": 2}
+    del older["imports"], older["dissolved"]
+    other = DataGroup.open(1, SimulatedDisk(), "/data/other")
+    other.load_state(pack(older, blobs))
+    assert other.dump_state() == giver.group.dump_state()
+    with pytest.raises(CorruptData, match="version 4"):
+        other.load_state(pack({**head, "version": 4}, blobs))
+
+
+def live(disk: SimulatedDisk, giver: Member, log: list[bytes]) -> DataGroup:
+    """What a node of the receiver does, from its first start or after a power cut, until it has applied all."""
+    group = DataGroup.open(2, disk.mount(), "/data/group-2-1-1")
+    while group.applied < len(log):
+        payload = log[group.applied]
+        if payload[1] == Kind.READY and group.stage(50).whole() is None:
+            copy_units(giver, giver.disk, group, disk, 50)
+        group.apply(group.applied + 1, 1, payload)
+        if group.applied in (4, len(log) - 1):
+            group.checkpoint_now()
+    group.remove_stage(50)
+    group.checkpoint_now()
+    return group
+
+
+def test_power_may_go_at_any_call_of_a_receiver(giver: Member, receiver: Member) -> None:
+    giver.begin(1, (0, 1))
+    giver.put(giver.insert(1, [1, 2], 1))
+    giver.flush()
+    giver.put(giver.insert(1, [2, 3], 2))
+    giver.put(giver.insert(1, [9], 9, 1))
+    hand_over(giver, receiver, 50, 2)
+    log = [*receiver.payloads]
+    receiver.value(Own(runs_of([(SLOT, 2)]), 51, 50))
+    receiver.put(receiver.insert(2, [3], 3))
+    receiver.add(Own(runs_of([(100, 2)]), 52))
+    expected = receiver.group.digest()
+    assert len(log) == 3
+    log = receiver.payloads
+    whole = SimulatedDisk(random.Random(0), directories=("/data",))
+    assert live(whole, giver, log).digest() == expected
+    for call in range(1, whole.calls + 1):
+        disk = SimulatedDisk(random.Random(call), directories=("/data",))
+        disk.cut_at = call
+        with contextlib.suppress(PowerCut):
+            live(disk, giver, log)
+        disk.cut_at = None
+        disk.power_on()
+        group = live(disk, giver, log)
+        assert group.store.corrupt == {}, f"power cut at call {call}"
+        assert group.digest() == expected, f"power cut at call {call}"
