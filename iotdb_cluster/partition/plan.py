@@ -214,12 +214,15 @@ def _slot_moves(cluster: ClusterView) -> list[Step]:
     for move in cluster.moves:
         for slot in move.slots:
             owners[slot] = move.receiver
-    if cluster.membership_changes:
-        wanted = even_moves(owners, cluster.staying)
-        return [MoveSlots(giver, receiver, slots) for (giver, receiver), slots in wanted.items()]
+    wanted = (
+        [(giver, receiver, slots) for (giver, receiver), slots in even_moves(owners, cluster.staying).items()]
+        if cluster.membership_changes
+        else cluster.wanted
+    )
+    on_the_way = {slot for move in cluster.moves for slot in move.slots}
     steps: list[Step] = []
-    for giver, receiver, slots in cluster.wanted:
-        left = tuple(slot for slot in slots if owners[slot] == giver)
+    for giver, receiver, slots in wanted:
+        left = tuple(slot for slot in slots if owners[slot] == giver and slot not in on_the_way)
         if left and {giver, receiver} <= cluster.by_id.keys():
             steps.append(MoveSlots(giver, receiver, left))
     return steps

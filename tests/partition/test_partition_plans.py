@@ -186,6 +186,8 @@ def test_a_group_without_slots_of_a_dead_node_is_only_removed() -> None:
 def test_a_rebalance_moves_what_is_wanted() -> None:
     view = formed(3, 3).with_wanted([(1, 2, (3, 4)), (3, 2, (50,))])
     assert whole_plan(view) == [MoveSlots(1, 2, (3, 4)), MoveSlots(3, 2, (50,)), Finish(1)]
+    arriving = replace(view, moves=(MoveView(9, 2, 1, (3,)),))
+    assert next_steps(arriving) == [MoveSlots(1, 2, (4,)), MoveSlots(3, 2, (50,))]
     half = replace(view, moves=(MoveView(9, 1, 2, (3,)),))
     assert next_steps(half) == [MoveSlots(1, 2, (4,)), MoveSlots(3, 2, (50,))]
 
