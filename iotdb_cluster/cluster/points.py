@@ -172,10 +172,8 @@ class PointServing:
             encoded, more = await self._on_worker(rested, _pull_one, cursor.rows)
         except CorruptData as damage:
             self._end(number)
-            logger.warning("a query meets damage: %s", damage)
-            raise CallerError(
-                Status.INTERNAL_SERVER_ERROR, "a file that the query reads was found damaged: run the query again"
-            ) from None
+            # Where there are other copies the statement may begin anew, if no row was sent yet.
+            raise self._absent(cursor.group, damage) from None
         except BaseException:
             self._end(number)
             raise

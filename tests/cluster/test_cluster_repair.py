@@ -268,3 +268,18 @@ def test_a_storage_group_is_dropped_while_its_units_are_fetched(monkeypatch: pyt
         trial.simulation.run_until(trial.simulation.now_ms + 40_000)
         assert trial.damaged_units(2) == 0
         trial.verify()  # every node runs
+
+
+@pytest.mark.parametrize("leaders", [1, 2])
+def test_a_scan_that_meets_damage_before_its_first_row_begins_anew_elsewhere(leaders: int) -> None:
+    with Trial(7 + leaders) as trial:
+        trial.write(1, range(0, 5_000, 250))
+        trial.flush()
+        trial.simulation.run_until(2_000)
+        for number in range(1, leaders + 1):
+            assert trial.damage(number, ".chunk")
+        for node in range(1, smoke.NODES + 1):
+            session = SimulatedClient(trial.world, smoke._name(node), smoke.CLIENT_PORT, 30_000)
+            for series, points in trial.history.acknowledged.items():
+                assert trial.simulation.run(session.points(series), smoke.SERVES_AGAIN_MS) == points
+            session.drop()
