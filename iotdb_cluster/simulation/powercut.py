@@ -44,6 +44,7 @@ SERVES_MS = 60_000
 CASE_LIMIT_S = 120
 TIME_LIMIT_S = 7_200
 FAILURE_CHARS = 2_000
+PROGRESS_RUNS = 250
 
 Case = tuple[int, int]  # number of a call, how many nodes are cut
 
@@ -214,6 +215,8 @@ def main(calls: int, first: int, step: int, nodes: str, jobs: int, seed: int) ->
         if result.failure:
             failures.append(f"--first {result.call} --calls {result.call} --nodes {result.nodes}: {result.failure}")
             print(failures[-1], flush=True)
+        if totals["runs"] % PROGRESS_RUNS == 0:
+            print(f"{totals['runs']} done, {len(failures)} failed", flush=True)
 
     run_cuts(cases, told, seed=seed, jobs=jobs)
     commit = subprocess.run(

@@ -43,6 +43,7 @@ EXCEPTIONS_PART = 32  # of so many cells one may be an exception
 
 _DECIMAL = struct.Struct("<BBxxI")  # exponent, bytes of a whole number, exceptions
 _STRIDE = struct.Struct("<qq")  # first number, step
+PCO_BATCH = 256  # numbers that pcodec decodes at once: it stops only behind such a batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,25 +309,31 @@ def decode_some(
     if version == CODEC_VERSION and codec == Codec.STRIDE and dtype.kind == "i" and len(data) == _STRIDE.size:
         first, step = _STRIDE.unpack(data)
         lengths = [part.stop - part.start for part in parts]
-        starts = np.array([part.start for part in parts])
+        begins = np.array([part.start for part in parts], np.int64) * step + first
         if len(set(lengths)) == 1:
-            rows = (starts[:, None] + np.arange(lengths[0])).ravel()
-        else:
-            rows = np.concatenate([np.arange(part.start, part.stop) for part in parts])
-        rows *= step
-        rows += first
-        return rows.astype(dtype, copy=False)
+            rows: Array = np.add.outer(begins, np.arange(lengths[0]) * step).ravel()
+            return rows.astype(dtype, copy=False)
+        runs = [np.arange(length) * step + begin for length, begin in zip(lengths, begins.tolist(), strict=True)]
+        return np.concatenate(runs).astype(dtype, copy=False)
+    needed = max(part.stop for part in parts)
     if version == CODEC_VERSION and codec == Codec.DECIMAL and dtype.kind == "f" and len(data) > _DECIMAL.size:
         exponent, width, exceptions = _DECIMAL.unpack_from(data)
         if exponent <= EXPONENT_MAX and width in (4, 8) and not exceptions:
             inner_codec, inner_version, inner, end = take_nested(data, _DECIMAL.size)
             if end == len(data):
-                whole = decode_numbers(np.dtype(f"i{width}"), inner_codec, inner_version, inner, count)
+                whole = _decode_first(np.dtype(f"i{width}"), inner_codec, inner_version, inner, count, needed)
                 picked = np.concatenate([whole[part] for part in parts])
                 some: Array = np.divide(picked, 10.0**exponent).astype(dtype, copy=False)
                 return some
-    values = decode_numbers(dtype, codec, version, data, count)
+    values = _decode_first(dtype, codec, version, data, count, needed)
     return np.concatenate([values[part] for part in parts])
+
+
+def _decode_first(dtype: np.dtype[Any], codec: int, version: int, data: bytes, count: int, needed: int) -> Array:
+    """At least the first `needed` of what `decode_numbers` gives."""
+    if version == CODEC_VERSION and codec == Codec.PCO:
+        return _decode_pco(dtype, data, count, min(count, -(-needed // PCO_BATCH) * PCO_BATCH))
+    return decode_numbers(dtype, codec, version, data, count)
 
 
 def decode_numbers(dtype: np.dtype[Any], codec: int, version: int, data: bytes, count: int) -> Array:
@@ -334,7 +341,7 @@ def decode_numbers(dtype: np.dtype[Any], codec: int, version: int, data: bytes, 
     if version != CODEC_VERSION:
         raise CorruptData(f"a page has codec version {version}, this program knows {CODEC_VERSION}")
     if codec == Codec.PCO:
-        return _decode_pco(dtype, data, count)
+        return _decode_pco(dtype, data, count, count)
     if codec == Codec.PLAIN:
         if len(data) != count * dtype.itemsize:
             raise CorruptData(f"a page of {count} numbers holds {len(data)} bytes")
@@ -351,12 +358,13 @@ def decode_numbers(dtype: np.dtype[Any], codec: int, version: int, data: bytes, 
     raise CorruptData(f"a page of numbers has codec {codec}, which this program does not know for them")
 
 
-def _decode_pco(dtype: np.dtype[Any], data: bytes, count: int) -> Array:
-    values = np.empty(count, dtype)
+def _decode_pco(dtype: np.dtype[Any], data: bytes, count: int, needed: int) -> Array:
+    """The first `needed` of `count`; fewer than all of them must be whole batches."""
+    values = np.empty(needed, dtype)
     try:
         progress = standalone.simple_decompress_into(data, values)
     except (RuntimeError, TypeError) as error:
         raise CorruptData(f"a page of {count} numbers cannot be decoded: {error}") from error
-    if progress.n_processed != count or not progress.finished:
+    if progress.n_processed != needed or (needed == count and not progress.finished):
         raise CorruptData(f"a page of {count} numbers holds {progress.n_processed} or more")
     return values

@@ -21,6 +21,7 @@ __all__ = [
     "largest_of",
     "pack_blocks",
     "segment_bounds",
+    "smallest_of",
     "to_bits",
     "unpack_blocks",
 ]
@@ -81,6 +82,13 @@ def largest_of(least: Array, greatest: Array) -> npt.NDArray[np.float64]:
     return np.maximum(np.abs(least.astype(np.float64)), np.abs(greatest.astype(np.float64)))
 
 
+def smallest_of(least: Array, greatest: Array) -> npt.NDArray[np.float64]:
+    """A magnitude, as double, that no number between two bounds is below: 0 where they have different signs."""
+    low, high = least.astype(np.float64), greatest.astype(np.float64)
+    magnitude: npt.NDArray[np.float64] = np.maximum(np.maximum(low, -high), 0.0)
+    return magnitude
+
+
 def block_statistics(kind: DataType, values: Array | None, times: Int64Array, starts: Int64Array) -> Array:
     """BLOCK[m, s] for the segments of `values[m, n]` (native; None for TEXT: m is then 1) at `times[n]`.
 
@@ -100,7 +108,8 @@ def block_statistics(kind: DataType, values: Array | None, times: Int64Array, st
         least, greatest = segment_bounds(values, starts)
         blocks["min"] = to_bits(least)
         blocks["max"] = to_bits(greatest)
-        blocks["sum_hi"], blocks["sum_lo"] = segment_sums(values, starts, largest_of(least, greatest))
+        sizes = largest_of(least, greatest), smallest_of(least, greatest)
+        blocks["sum_hi"], blocks["sum_lo"] = segment_sums(values, starts, *sizes)
     return blocks
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from iotdb_cluster.columns import BoolArray, Column, DataType, Int64Array, TextColumn, Values, concat_values, native
 from iotdb_cluster.storage.merge import MemorySource, Source, merged
-from iotdb_cluster.storage.segments import from_bits, largest_of, segment_bounds
+from iotdb_cluster.storage.segments import from_bits, largest_of, segment_bounds, smallest_of
 from iotdb_cluster.storage.sums import round_values, segment_sums
 from iotdb_cluster.storage.tables import Table
 from iotdb_cluster.storage.types import Statistics
@@ -312,7 +312,7 @@ def _add_points(
         partials.least.append(least)
         partials.greatest.append(greatest)
         if plan.sums:
-            hi, lo = segment_sums(values, begins, largest_of(least, greatest))
+            hi, lo = segment_sums(values, begins, largest_of(least, greatest), smallest_of(least, greatest))
             partials.hi.append(hi)
             partials.lo.append(lo)
 

@@ -14,8 +14,10 @@ from hypothesis.extra.numpy import arrays
 from iotdb_cluster.columns import DataType, TextColumn
 from iotdb_cluster.errors import CorruptData
 from iotdb_cluster.storage import add_sums, round_values
+from iotdb_cluster.storage.codec_ids import CODEC_VERSION
 from iotdb_cluster.storage.codecs import Codec, decode_values, encode_values
-from iotdb_cluster.storage.segments import from_bits, largest_of, segment_bounds, to_bits
+from iotdb_cluster.storage.number_codecs import decode_some
+from iotdb_cluster.storage.segments import from_bits, largest_of, segment_bounds, smallest_of, to_bits
 from iotdb_cluster.storage.sums import segment_sums
 
 
@@ -105,6 +107,47 @@ def test_sums_are_exact_to_a_double_double(numbers: list[float], rng: Any) -> No
             got = Fraction(float(total_hi[0])) + Fraction(float(total_lo[0]))
             assert abs(got - exact) <= bound * Fraction(1, 2**95) + Fraction(5e-324)
         rng.shuffle(numbers)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 40), st.integers(1, 3_000))
+def test_numbers_of_one_size_have_the_same_sums_by_the_short_way(seed: int, spread: int, count: int) -> None:
+    generator = np.random.default_rng(seed)
+    values = generator.uniform(1, 2, (2, count)) * 2.0 ** generator.integers(-spread, spread + 1, (2, count))
+    values *= generator.choice([-1.0, 1.0], (2, 1))
+    starts = np.unique(np.append(0, generator.integers(0, count, 4)))
+    bounds = np.minimum.reduceat(values, starts, axis=-1), np.maximum.reduceat(values, starts, axis=-1)
+    hi, lo = segment_sums(values, starts, largest_of(*bounds), smallest_of(*bounds))
+    slow_hi, slow_lo = segment_sums(values, starts, largest_of(*bounds))
+    assert np.array_equal(hi, slow_hi)
+    assert np.array_equal(lo, slow_lo)
+    if spread <= 4:
+        for row, sums in zip(values, np.stack([hi, lo], axis=-1), strict=True):
+            exact = [sum(map(Fraction, part.tolist())) for part in np.split(row, starts[1:])]
+            assert [Fraction(float(high)) + Fraction(float(low)) for high, low in sums] == exact
+
+
+@pytest.mark.parametrize("count", [300, 5_000])
+@pytest.mark.parametrize("form", ["walk", "decimals", "line", "counter", "runs"])
+def test_some_slices_of_a_page_are_those_of_the_whole(form: str, count: int) -> None:
+    generator = np.random.default_rng(5)
+    walk = np.cumsum(generator.normal(size=count))
+    values: Any = {
+        "walk": walk,
+        "decimals": np.round(walk, 2),
+        "line": (1 << 62) + np.arange(count) * 1_000,
+        "counter": np.cumsum(generator.poisson(5, count)),
+        "runs": np.repeat(walk[: count // 50], 50),
+    }[form]
+    kind = DataType.DOUBLE if values.dtype.kind == "f" else DataType.INT64
+    codec, data = encode_values(kind, values, 8)
+    for _ in range(20):
+        edges = np.sort(generator.choice(count, 6, replace=False)).tolist()
+        parts = [slice(*edges[:2]), slice(*edges[2:4]), slice(*edges[4:])]
+        if generator.random() < 0.3:
+            parts = [slice(at, at + 100) for at in edges[::3] if at + 100 <= count] or parts
+        found = decode_some(kind.dtype, codec, CODEC_VERSION, data, count, parts)
+        assert found.tobytes() == np.concatenate([values[part] for part in parts]).tobytes()
 
 
 def test_sums_do_not_depend_on_order_and_carry_what_is_not_finite() -> None:
