@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from crc32c import crc32c
 
-from iotdb_cluster.columns import Column, DataType, Int64Array, TextColumn, Values, concat_columns, concat_values
+from iotdb_cluster.columns import Column, DataType, Int64Array, TextColumn, Values, concat_columns
 from iotdb_cluster.errors import CorruptData
 from iotdb_cluster.limits import MIB
 from iotdb_cluster.storage import chunk_layout as layout
 from iotdb_cluster.storage.codec_ids import take_nested
 from iotdb_cluster.storage.codecs import decode_bits, decode_values
 from iotdb_cluster.storage.durable import disk_faults
-from iotdb_cluster.storage.number_codecs import decode_some
+from iotdb_cluster.storage.number_codecs import Parts, decode_some
 from iotdb_cluster.storage.segments import unpack_blocks
 from iotdb_cluster.storage.tables import Table
 from iotdb_cluster.storage.tombstones import Ranges
@@ -280,47 +280,62 @@ class ChunkFile:
 
     # --- pages --------------------------------------------------------------------------------------------------------
 
-    def times(self, group: Group, page: int, parts: Sequence[slice] | None = None) -> Int64Array:
-        """The times of a page of rows; of some slices of it, one after another, where `parts` says which."""
-        values = self._values(DataType.INT64, group.time_pages[page], group.page_rows(page), parts)
-        if isinstance(values, TextColumn) or (parts is None and len(values) != group.page_rows(page)):
+    def times(self, group: Group, page: int) -> Int64Array:
+        """The times of a page of rows."""
+        values = self._values(DataType.INT64, group.time_pages[page], group.page_rows(page))
+        if isinstance(values, TextColumn) or len(values) != group.page_rows(page):
             raise CorruptData(f"{self.info.path}: a page of times has {len(values)} rows")
         return values
 
-    def _values(self, kind: DataType, place: Place, rows: int, parts: Sequence[slice] | None) -> Values:
-        """`rows`: so many cells it must have, or, without `parts`, at most."""
+    def some_times(self, group: Group, page: int, parts: Parts, out: Int64Array) -> None:
+        """Some of the times of a page, one after another, into `out: int64[parts.cells]`."""
+        self._some(DataType.INT64, group.time_pages[page], parts, out)
+
+    def some_cells(self, group: Group, place: int, kind: DataType, page: int, parts: Parts, out: Array) -> bool:
+        """Some of the numbers of a page, as `some_times`; False where rows have no cell, or these are no numbers."""
+        index = self.column(group, place)
+        if not kind.is_numeric or index.bitmaps[page][1] or not index.pages[page][1]:
+            return False
+        self._some(kind, index.pages[page], parts, out)
+        return True
+
+    def _some(self, kind: DataType, place: Place, parts: Parts, out: Array) -> None:
         offset, length, crc, count, codec, version, _ = place
-        if count > rows or (parts is not None and count < rows):
+        if count != parts.rows:
+            raise CorruptData(f"{self.info.path}: the page at {offset} has {count} cells of {parts.rows} rows")
+        data = self._read(offset, length, crc, "a page")
+        try:
+            decode_some(kind.dtype, codec, version, data, count, parts, out)
+        except CorruptData as error:
+            raise CorruptData(f"{self.info.path}: the page at {offset}: {error}") from error
+
+    def _values(self, kind: DataType, place: Place, rows: int) -> Values:
+        """`rows`: so many cells it may have at most."""
+        offset, length, crc, count, codec, version, _ = place
+        if count > rows:
             raise CorruptData(f"{self.info.path}: the page at {offset} has {count} cells of {rows} rows")
         data = self._read(offset, length, crc, "a page")
         try:
-            if parts is not None and kind.is_numeric:
-                return decode_some(kind.dtype, codec, version, data, count, parts)
-            values = decode_values(kind, codec, version, data, count)
+            return decode_values(kind, codec, version, data, count)
         except CorruptData as error:
             raise CorruptData(f"{self.info.path}: the page at {offset}: {error}") from error
-        return values if parts is None else concat_values([values[part] for part in parts])
 
-    def cells(
-        self, group: Group, place: int, kind: DataType, page: int, parts: Sequence[slice] | None = None
-    ) -> Column | None:
-        """The cells of one column in one page of rows, or some slices of them; None if the page has none."""
+    def cells(self, group: Group, place: int, kind: DataType, page: int) -> Column | None:
+        """The cells of one column in one page of rows; None if the page has none."""
         index, rows = self.column(group, place), group.page_rows(page)
         offset, length, crc, count, codec, version, _ = index.bitmaps[page]
         if not index.pages[page][1]:
             return None
+        values = self._values(kind, index.pages[page], rows)
         if not length:
-            values = self._values(kind, index.pages[page], rows, parts)
-            if parts is None and len(values) != rows:
+            if len(values) != rows:
                 raise CorruptData(f"{self.info.path}: a page of {rows} rows has {len(values)} cells and no bitmap")
             return Column(kind, values)
-        values = self._values(kind, index.pages[page], rows, None)
         valid = decode_bits(codec, version, self._read(offset, length, crc, "a bitmap"), rows)
         places = np.cumsum(valid) - 1
         if count != len(values) or int(places[-1]) + 1 != count:
             raise CorruptData(f"{self.info.path}: a page of {count} cells has a bitmap of {int(places[-1]) + 1}")
-        column = Column(kind, values[np.maximum(places, 0)], valid)
-        return column if parts is None else concat_columns([column[part] for part in parts])
+        return Column(kind, values[np.maximum(places, 0)], valid)
 
 
 def _unpack(packed: bytes, raw: int, path: str) -> bytes:
@@ -361,30 +376,44 @@ class GroupSource:
         They come page by page, pages gathered up to `rows_max` rows. Rows may be without a cell, and tombstones are
         not regarded.
         """
-        key = self._wanted[0]
-        place, group = self._group.places[key], self._group
-        pages = numbers // group.blocks_of_page
+        group = self._group
         block_rows = group.rows_of_page // group.blocks_of_page
-        times: list[Int64Array] = []
-        cells: list[Column] = []
-        blocks = count = 0
-        for part in np.split(numbers, np.flatnonzero(np.diff(pages)) + 1):
+        some: list[tuple[int, Parts]] = []
+        count = 0
+        for part in np.split(numbers, np.flatnonzero(np.diff(numbers // group.blocks_of_page)) + 1):
             page = int(part[0]) // group.blocks_of_page
-            rows = group.page_rows(page)
-            first_rows = ((part - page * group.blocks_of_page) * block_rows).tolist()
-            parts = [slice(row, min(row + block_rows, rows)) for row in first_rows]
-            column = self._file.cells(group, place, key[1], page, parts)
-            if column is None:
-                raise CorruptData(f"{self._file.info.path}: a page without cells has statistics that count some")
-            times.append(self._file.times(group, page, parts))
-            cells.append(column)
-            blocks += len(parts)
-            count += len(column)
+            parts = Parts((part - page * group.blocks_of_page) * block_rows, block_rows, group.page_rows(page))
+            some.append((page, parts))
+            count += parts.cells
             if count >= rows_max:
-                yield blocks, np.concatenate(times), concat_columns(cells)
-                times, cells, blocks, count = [], [], 0, 0
-        if times:
-            yield blocks, np.concatenate(times), concat_columns(cells)
+                yield self._gathered(some, count)
+                some, count = [], 0
+        if some:
+            yield self._gathered(some, count)
+
+    def _gathered(self, some: Sequence[tuple[int, Parts]], count: int) -> tuple[int, Int64Array, Column]:
+        """As `blocks` gives it, of some blocks of some pages, `count` rows together."""
+        kind, place = self._wanted[0][1], self._group.places[self._wanted[0]]
+        times = np.empty(count, np.int64)
+        numbers = np.empty(count, kind.dtype) if kind.is_numeric else times
+        columns: list[Column] | None = None
+        at = blocks = 0
+        for page, parts in some:
+            here = slice(at, at + parts.cells)
+            self._file.some_times(self._group, page, parts, times[here])
+            if columns is None and not self._file.some_cells(self._group, place, kind, page, parts, numbers[here]):
+                columns = [Column(kind, numbers[:at])] if at else []
+            if columns is not None:
+                columns += self._cells_of(page, parts)
+            at, blocks = at + parts.cells, blocks + len(parts.starts)
+        return blocks, times, Column(kind, numbers) if columns is None else concat_columns(columns)
+
+    def _cells_of(self, page: int, parts: Parts) -> list[Column]:
+        key = self._wanted[0]
+        column = self._file.cells(self._group, self._group.places[key], key[1], page)
+        if column is None:
+            raise CorruptData(f"{self._file.info.path}: a page without cells has statistics that count some")
+        return [column[part] for part in parts.slices()]
 
     def _load(self, page: int) -> Table:
         first, last = int(self.firsts[page]), int(self.lasts[page])

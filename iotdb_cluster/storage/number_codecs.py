@@ -14,10 +14,9 @@ pages grow: trials cost more than encoding.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +26,7 @@ from iotdb_cluster.errors import CorruptData
 from iotdb_cluster.storage.byte_codecs import THOROUGH_LEVEL
 from iotdb_cluster.storage.codec_ids import CODEC_VERSION, Codec, Encoded, pack_nested, take_nested
 
-__all__ = ["Hints", "NumberEncoder", "decode_numbers", "decode_runs", "decode_some", "encode_runs"]
+__all__ = ["Hints", "NumberEncoder", "Parts", "decode_numbers", "decode_runs", "decode_some", "encode_runs"]
 
 Array = npt.NDArray[Any]
 PCO_CELLS_MIN = 24  # below that its head outweighs what it saves
@@ -302,31 +301,68 @@ def decode_runs(dtype: np.dtype[Any], data: bytes, count: int) -> Array:
 # --- decoding ---------------------------------------------------------------------------------------------------------
 
 
+class Parts(NamedTuple):
+    """Some cells of a page of `rows`: `length` of them from each of `starts` on, ascending multiples of it.
+
+    The last of a page may be shorter.
+    """
+
+    starts: npt.NDArray[np.int64]  # int64[p]
+    length: int
+    rows: int
+
+    @property
+    def stop(self) -> int:
+        """Behind the last of them."""
+        return min(int(self.starts[-1]) + self.length, self.rows)
+
+    @property
+    def cells(self) -> int:
+        """How many."""
+        return (len(self.starts) - 1) * self.length + self.stop - int(self.starts[-1])
+
+    def slices(self) -> list[slice]:
+        return [slice(start, min(start + self.length, self.rows)) for start in self.starts.tolist()]
+
+    def pick(self, values: Array, out: Array) -> None:
+        """These cells, one after another; `values` may end behind `stop`."""
+        if self.stop < int(self.starts[-1]) + self.length:
+            np.concatenate([values[part] for part in self.slices()], out=out)
+            return
+        whole = len(values) - len(values) % self.length
+        rows = values[:whole].reshape(-1, self.length)
+        np.take(rows, self.starts // self.length, axis=0, out=out.reshape(-1, self.length), mode="clip")
+
+
 def decode_some(
-    dtype: np.dtype[Any], codec: int, version: int, data: bytes, count: int, parts: Sequence[slice]
-) -> Array:
-    """Some slices of what `decode_numbers` gives, one after another: lines and decimals make no more than these."""
-    if version == CODEC_VERSION and codec == Codec.STRIDE and dtype.kind == "i" and len(data) == _STRIDE.size:
+    dtype: np.dtype[Any], codec: int, version: int, data: bytes, count: int, parts: Parts, out: Array
+) -> None:
+    """Some of what `decode_numbers` gives, into `out`, dtype[parts.cells]: lines make no more than these."""
+    if version == CODEC_VERSION and codec == Codec.STRIDE and dtype == np.int64 and len(data) == _STRIDE.size:
         first, step = _STRIDE.unpack(data)
-        lengths = [part.stop - part.start for part in parts]
-        begins = np.array([part.start for part in parts], np.int64) * step + first
-        if len(set(lengths)) == 1:
-            rows: Array = np.add.outer(begins, np.arange(lengths[0]) * step).ravel()
-            return rows.astype(dtype, copy=False)
-        runs = [np.arange(length) * step + begin for length, begin in zip(lengths, begins.tolist(), strict=True)]
-        return np.concatenate(runs).astype(dtype, copy=False)
-    needed = max(part.stop for part in parts)
+        begins, steps = parts.starts * step + first, np.arange(parts.length) * step
+        if len(out) == len(begins) * parts.length:
+            np.add.outer(begins, steps, out=out.reshape(-1, parts.length))
+        else:
+            out[:] = np.add.outer(begins, steps).reshape(-1)[: len(out)]
+        return
+    needed = parts.stop
     if version == CODEC_VERSION and codec == Codec.DECIMAL and dtype.kind == "f" and len(data) > _DECIMAL.size:
         exponent, width, exceptions = _DECIMAL.unpack_from(data)
         if exponent <= EXPONENT_MAX and width in (4, 8) and not exceptions:
             inner_codec, inner_version, inner, end = take_nested(data, _DECIMAL.size)
             if end == len(data):
                 whole = _decode_first(np.dtype(f"i{width}"), inner_codec, inner_version, inner, count, needed)
-                picked = np.concatenate([whole[part] for part in parts])
-                some: Array = np.divide(picked, 10.0**exponent).astype(dtype, copy=False)
-                return some
+                if dtype.itemsize == width:
+                    parts.pick(whole, out.view(whole.dtype))
+                    np.divide(out.view(whole.dtype), 10.0**exponent, out=out, casting="same_kind")
+                else:
+                    picked = np.empty(len(out), whole.dtype)
+                    parts.pick(whole, picked)
+                    out[:] = np.divide(picked, 10.0**exponent)
+                return
     values = _decode_first(dtype, codec, version, data, count, needed)
-    return np.concatenate([values[part] for part in parts])
+    parts.pick(values, out)
 
 
 def _decode_first(dtype: np.dtype[Any], codec: int, version: int, data: bytes, count: int, needed: int) -> Array:

@@ -16,7 +16,7 @@ from iotdb_cluster.errors import CorruptData
 from iotdb_cluster.storage import add_sums, round_values
 from iotdb_cluster.storage.codec_ids import CODEC_VERSION
 from iotdb_cluster.storage.codecs import Codec, decode_values, encode_values
-from iotdb_cluster.storage.number_codecs import decode_some
+from iotdb_cluster.storage.number_codecs import Parts, decode_some
 from iotdb_cluster.storage.segments import from_bits, largest_of, segment_bounds, smallest_of, to_bits
 from iotdb_cluster.storage.sums import segment_sums
 
@@ -142,12 +142,13 @@ def test_some_slices_of_a_page_are_those_of_the_whole(form: str, count: int) -> 
     kind = DataType.DOUBLE if values.dtype.kind == "f" else DataType.INT64
     codec, data = encode_values(kind, values, 8)
     for _ in range(20):
-        edges = np.sort(generator.choice(count, 6, replace=False)).tolist()
-        parts = [slice(*edges[:2]), slice(*edges[2:4]), slice(*edges[4:])]
-        if generator.random() < 0.3:
-            parts = [slice(at, at + 100) for at in edges[::3] if at + 100 <= count] or parts
-        found = decode_some(kind.dtype, codec, CODEC_VERSION, data, count, parts)
-        assert found.tobytes() == np.concatenate([values[part] for part in parts]).tobytes()
+        length = int(generator.choice([64, 70, 256]))
+        blocks = -(-count // length)
+        starts = np.sort(generator.choice(blocks, generator.integers(1, blocks + 1), replace=False)) * length
+        parts = Parts(starts, length, count)
+        found = np.empty(parts.cells, kind.dtype)
+        decode_some(kind.dtype, codec, CODEC_VERSION, data, count, parts, found)
+        assert found.tobytes() == np.concatenate([values[part] for part in parts.slices()]).tobytes()
 
 
 def test_sums_do_not_depend_on_order_and_carry_what_is_not_finite() -> None:
