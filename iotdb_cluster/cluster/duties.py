@@ -117,10 +117,7 @@ class Duties:
             if self._meta.leads:
                 going = [one for one in self._meta.state.storage_groups(dropping=True) if one.dropping]
                 steps += [(("drop", one.id), partial(self._drop, one)) for one in going]
-            led = [group for group in self._driver.groups.values() if group.id and group.leads]
-            for one in led:
-                if not one.raw.committed_in_term:
-                    continue
+            for one in [group for group in self._driver.groups.values() if group.id and group.leads_whole]:
                 if self._machines[one.id].told != self._decided(one):
                     steps.append((("slots", one.id), partial(self._tell_slots, one)))
                 steps.append((("lead", one.id), partial(self._lead, one)))

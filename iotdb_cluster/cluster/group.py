@@ -115,6 +115,14 @@ class Group:
         return self.raw.leader == self.replica
 
     @property
+    def leads_whole(self) -> bool:
+        """Whether this replica leads, and has applied all that was committed before: then its state may be decided by.
+
+        The commit index alone says less: a long log is applied in runs, over many turns of the loop.
+        """
+        return self.leads and self.log.term(self.applied) == self.raw.term
+
+    @property
     def leader_node(self) -> int:
         """The node whose replica leads, as far as this one knows; 0 where it knows none."""
         leader = self.raw.leader

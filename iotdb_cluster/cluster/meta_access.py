@@ -58,7 +58,8 @@ class MetaAccess:
 
     @property
     def leads(self) -> bool:
-        return self._group.leads
+        """Whether this node leads the meta group, and `state` holds all that was decided before it did."""
+        return self._group.leads_whole
 
     async def barrier(self, deadline: Deadline) -> None:
         """Afterwards `state` holds every decision that was acknowledged before the call. 705 where that fails."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -141,7 +141,7 @@ class Moving:
         self._proposals = proposals
         self._fault = fault
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._moves: dict[int, Move] = {}  # that have a task
+        self._moves: dict[int, tuple[Move, Group]] = {}  # that have a task
         self._progress: dict[int, MoveProgress] = {}
         self._given_up_ms: dict[tuple[int, int], float] = {}  # by giver and receiver: the last move without effect
         self._rounds = 0  # of this node's life
@@ -169,18 +169,22 @@ class Moving:
         driven: dict[int, tuple[Move, Group]] = {}
         for move in self._meta.state.moves if self._meta.state.bootstrapped else ():
             group = self._driver.groups.get(move.receiver)
-            if group is not None and group.leads and group.raw.committed_in_term:
+            if group is not None and group.leads_whole:
                 driven[move.id] = (move, group)
-        for number in [number for number in self._tasks if number not in driven]:
+        for number in [number for number in self._tasks if not self._goes_on(number, driven)]:
             self._tasks.pop(number).cancel()
-            self._note_outcome(self._moves.pop(number), self._progress.pop(number))
+            self._note_outcome(self._moves.pop(number)[0], self._progress.pop(number))
         for number, (move, group) in driven.items():
             if number not in self._tasks:
-                self._moves[number] = move
+                self._moves[number] = (move, group)
                 now = self._world.clock.monotonic_ms()
                 self._progress[number] = MoveProgress(number, move.giver, move.receiver, len(move.slots), since_ms=now)
                 task = self._tasks[number] = asyncio.get_running_loop().create_task(self._drive(move, group))
                 task.add_done_callback(self._ended)
+
+    def _goes_on(self, number: int, driven: Mapping[int, tuple[Move, Group]]) -> bool:
+        """Whether the task of a move is still right: it has not ended, and its replica is the one that runs now."""
+        return number in driven and driven[number][1] is self._moves[number][1] and not self._tasks[number].done()
 
     def _note_outcome(self, move: Move, progress: MoveProgress) -> None:
         if self._meta.state.move(move.id) is not None:  # the lead is lost, another node goes on
@@ -228,23 +232,38 @@ class Moving:
             await asyncio.sleep(RETRY_MS / 1000)
 
     async def _carry_out(self, move: Move, group: Group, progress: MoveProgress) -> None:
-        if not await self._copied(move, group, progress):
-            return
-        await self._rested(move)
+        if not self._is_ready(move):
+            if not await self._copied(move, group, progress):
+                return
+            await self._rested(move)
+            if not await self._handed_over(move, group, progress):
+                return
+        progress.phase = "decision"
+        await self._decide(move, "receiver")
+        progress.waits_for = ""
+
+    def _is_ready(self, move: Move) -> bool:
+        """Whether the group's log says so: an earlier attempt came as far, and its wish may yet be decided.
+
+        Then nothing staged may be touched: a voter is not whole while it takes the last files again.
+        """
+        one = self._machines[move.receiver].data.imports().get(move.id)
+        return one is not None and one.ready is not None
+
+    async def _handed_over(self, move: Move, group: Group, progress: MoveProgress) -> bool:
+        """Fence, import, last round, ready; False where the move is over."""
         progress.phase = "fenced: schema and request ids"
         head = {"group": move.giver, "move": move.id, "slots": [list(run) for run in runs_of(move.slots)]}
         deadline = Deadline(self._world, FENCE_CALL_MS)
         try:
             await self._calls.call(self._leaders.guess(move.giver), "move fence", pack(head), deadline)
         except Moved:  # it is over; this node will hear of it
-            return
+            return False
         await self._import(move)
         progress.phase = "fenced: last files"
         checksum = await self._round(move, group, progress, final=True)
         await self._propose(move.receiver, Ready(move.id, checksum.agreed or 0))
-        progress.phase = "decision"
-        await self._decide(move, "receiver")
-        progress.waits_for = ""
+        return True
 
     async def _copied(self, move: Move, group: Group, progress: MoveProgress) -> bool:
         """Rounds until little is missing; whether the slots may be fenced. Where too much stays it is given up."""

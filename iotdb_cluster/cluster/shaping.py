@@ -101,7 +101,7 @@ class Shaping:
     async def _round(self) -> None:
         steps: dict[int, Coroutine[Any, Any, str]] = {}
         for group in list(self._driver.groups.values()):
-            if group.leads and group.raw.committed_in_term:
+            if group.leads_whole:
                 record = self._meta.state.group(group.id)
                 if record is not None and record.generation == group.generation:
                     steps[group.id] = self._step(group, record)

@@ -9,34 +9,53 @@ __all__ = ["due_decisions"]
 
 
 def due_decisions(state: MetaState, index: int, data: DataGroup) -> list[Own | DropSlots | Discard]:
-    """The entries that the leader of the group is to propose, harmless when they come twice.
+    """The entries that the leader of the group is to propose, in this order; harmless when they come twice.
 
     `index` is that of the last entry that `state` holds: of a later move it knows nothing yet. Slots that come with a
     move are owned together, with what was imported for it.
     """
     changed = state.members_changed
-    due: list[Own | DropSlots | Discard] = []
-    arriving: dict[int, int] = {}  # slot: the move that brings it
+    arrivals: list[Own | Discard] = []
+    arriving: dict[int, int] = {}  # slot: the epoch under which it comes with a move
+    decided = _decided_for(state, data)
     for move, one in sorted(data.imports().items()):
-        slots = slots_in(one.slots)
-        if all(state.table.owner(slot) == (data.number, epoch) for slot, epoch in slots.items()):
-            due.append(Own(one.slots, changed, move))
-            arriving.update(dict.fromkeys(slots, move))
+        if move in decided:
+            arrivals.append(Own(one.slots, changed, move))
+            arriving.update(slots_in(one.slots))
         elif state.move(move) is None and index >= move:
-            due.append(Discard(move))
-    plain = []
-    for slot in state.table.slots_of(data.number):
-        epoch = state.table.owner(slot)[1]
-        if slot not in arriving and data.slot_epoch(slot) < epoch:
-            plain.append((slot, epoch))
-    if plain:
-        due.append(Own(runs_of(plain), changed))
+            arrivals.append(Discard(move))
+    drops: list[DropSlots] = []
     for move in data.moves_away():
         gone = []
         for slot, epoch in slots_in(data.fenced(move)).items():
-            owner, decided = state.table.owner(slot)
-            if owner != data.number and decided >= epoch:
+            owner, newest = state.table.owner(slot)
+            if (owner != data.number and newest >= epoch) or arriving.get(slot, 0) > epoch:  # gone, and back already
                 gone.append((slot, epoch))
         if gone:
-            due.append(DropSlots(runs_of(gone), changed))
-    return due
+            drops.append(DropSlots(runs_of(gone), changed))
+    plain = []
+    for slot in state.table.slots_of(data.number):
+        epoch = state.table.owner(slot)[1]
+        if arriving.get(slot) != epoch and data.slot_epoch(slot) < epoch:
+            plain.append((slot, epoch))
+    return [*drops, *arrivals, *([Own(runs_of(plain), changed)] if plain else [])]
+
+
+def _decided_for(state: MetaState, data: DataGroup) -> set[int]:
+    """The moves to this group that meta has decided for it, and whose slots its log has not heard of since.
+
+    Meta's table may have gone on: a slot that came under epoch e, and was to move on and then stayed, is owned under
+    e + 2. Every other way to own it under a later epoch is a later move, which is ready here too.
+    """
+    ready = [(move, slots_in(one.slots)) for move, one in data.imports().items() if one.ready is not None]
+    newest: dict[int, int] = {}
+    for _, slots in ready:
+        for slot, epoch in slots.items():
+            if epoch <= state.table.owner(slot)[1]:
+                newest[slot] = max(newest.get(slot, 0), epoch)
+
+    def is_owned(slot: int, epoch: int) -> bool:
+        mine = state.table.owner(slot)[0] == data.number
+        return mine and newest.get(slot) == epoch and data.heard_epoch(slot) < epoch
+
+    return {move for move, slots in ready if all(is_owned(slot, epoch) for slot, epoch in slots.items())}

@@ -225,6 +225,9 @@ class Handoff:
             here = [slot for slot, epoch in slots.items() if slot in taken and taken[slot].epoch == epoch]
             if here and move != body.move:
                 raise NotReady(f"slot {here[0]} comes with move {move}, not with {body.move}")
+            held = [slot for slot in here if slot in state.slots and state.slots[slot].owned]
+            if held:
+                raise NotReady(f"slot {held[0]} went away before, and has not been dropped here yet")
             if move == body.move and not len(here) == len(slots) == len(taken):
                 raise CallerError(Status.INTERNAL_SERVER_ERROR, f"these are not the {len(slots)} slots of move {move}")
 

@@ -153,6 +153,38 @@ def test_a_long_log_is_applied_in_pieces() -> None:
     run_virtual(main)
 
 
+def test_a_leader_is_whole_when_it_has_applied_what_was_committed_before() -> None:
+    """After a restart it may lead, and know what is committed, long before it has applied that."""
+
+    async def main() -> None:
+        cluster = Cluster(3, count=1, apply_bytes_max=64 * KIB)
+        await cluster.start()
+        node = await cluster.leader()
+        await asyncio.gather(*cluster.drivers[node].propose(cluster.groups[node], [bytes(8 * KIB)] * 100))
+        assert cluster.groups[node].leads_whole
+        await cluster.crash(node)
+        await cluster.start_node(node)
+        group, lacking = cluster.groups[node], 0
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+
+        def look() -> None:
+            nonlocal lacking
+            if group.leads and group.raw.committed_in_term and group.applied < 100:
+                lacking += 1
+                assert not group.leads_whole
+
+        loop.set_turn(look)
+        while not group.leads_whole:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert lacking > 5
+        assert group.applied > 100
+        loop.set_turn(None)
+        await cluster.close()
+
+    run_virtual(main)
+
+
 def test_a_lost_snapshot_is_sent_again() -> None:
     async def main() -> None:
         cluster = Cluster(5)

@@ -16,7 +16,7 @@ from iotdb_cluster.cluster import moving, receiving
 from iotdb_cluster.cluster.calls import Deadline
 from iotdb_cluster.cluster.copying import CopiedFile
 from iotdb_cluster.cluster.node import Node
-from iotdb_cluster.errors import CallerError
+from iotdb_cluster.errors import CallerError, OutcomeUnknown
 from iotdb_cluster.meta import commands
 from iotdb_cluster.simulation import SimulatedDisk, smoke
 from iotdb_cluster.simulation.client import SimulatedClient, ask_admin
@@ -330,6 +330,34 @@ def test_a_crash_at_any_phase_loses_nothing(phase: str, victim: str) -> None:
         trial.verify()
         assert trial.stall_ms < 2_500
         assert not [error for node, error in trial.failed if node != dead]
+
+
+def test_what_is_ready_is_not_staged_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asked for the decision may not hear of it, while it is on its way: it finds the stages whole, or else
+    every voter would own units without files."""
+    finals: list[bool] = []
+    asked: list[str] = []
+    round_, decide = moving.Moving._round, moving.Moving._decide
+
+    async def watched(self: moving.Moving, *args: Any, final: bool) -> Any:
+        finals.append(final)
+        return await round_(self, *args, final=final)
+
+    async def unheard(self: moving.Moving, move: Any, to: str) -> None:
+        asked.append(to)
+        if len(asked) < 4:
+            raise OutcomeUnknown("meta does not answer")
+        await decide(self, move, to)
+
+    monkeypatch.setattr(moving.Moving, "_round", watched)
+    monkeypatch.setattr(moving.Moving, "_decide", unheard)
+    with Trial(3) as trial:
+        trial.simulation.run(trial.write(60, 1), 60_000)
+        giver = max((1, 2, 3), key=lambda group: len(trial.held(group)))
+        trial.until_over(trial.begin(giver, giver % 3 + 1, trial.held(giver)))
+        assert asked == ["receiver"] * 4
+        assert finals.count(True) == 1
+        trial.verify()
 
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("MOVE_SEEDS", "2"))))
