@@ -65,7 +65,7 @@ MOVE_ROUNDS_MAX = 10
 FENCE_MS_MAX = 1_200  # so long slots may be without an owner; then they stay where they were
 COPY_BUSY_BYTES_PER_S = 8 * MIB  # ... and no more than this while clients are served
 COPY_PIECE_BYTES_BUSY = 256 * KIB  # of a file of a unit, in one call, while clients are served
-FOREGROUND_OPERATIONS_PER_S = 20  # entries and reads of data groups; above it clients are being served
+FOREGROUND_OPERATIONS_PER_S = 2  # entries and reads of data groups; above it clients are being served
 MOVE_EMPTY_SLOTS_MAX = 2_000  # slots that hold nothing, moved at once
 MOVE_UNITS_MAX = (
     8  # units of one move of slots that hold some: they are fenced together, and flushed and synced behind it

@@ -14,7 +14,7 @@ from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.reading import replica_here
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
 from iotdb_cluster.cluster.snapshots import SnapshotProgress
-from iotdb_cluster.errors import CallerError, CorruptData, Status
+from iotdb_cluster.errors import CallerError, CorruptData, OutcomeUnknown, Status
 from iotdb_cluster.meta import Group as GroupRecord
 from iotdb_cluster.meta import NodeState
 from iotdb_cluster.packing import pack, unpack
@@ -281,13 +281,20 @@ class Overview:
         raise CallerError(Status.TIME_OUT, f"group {group.id} is written to all the time: ask again when it rests")
 
     async def _ask_digest(self, group: int, node: int, index: int, deadline: Deadline) -> list[Any] | None:
-        try:
-            head, _ = unpack(await self._calls.call(node, "digest", pack({"group": group, "index": index}), deadline))
-        except CallerError as error:
-            if error.code in (Status.NO_CONNECTION, Status.TIME_OUT):
-                return None
-            raise
-        return list(head)
+        body = pack({"group": group, "index": index})
+        for last in (False, True):
+            try:
+                head, _ = unpack(await self._calls.call(node, "digest", body, deadline))
+            except OutcomeUnknown:  # the connection was to an earlier life of the node: it is noticed now
+                if last:
+                    return None
+            except CallerError as error:
+                if error.code in (Status.NO_CONNECTION, Status.TIME_OUT):
+                    return None
+                raise
+            else:
+                return list(head)
+        return None
 
     async def _digest_call(self, body: memoryview, deadline: Deadline) -> bytes:
         """[applied index, digest] of this node's replica, once it has applied the index that is asked for."""
