@@ -68,12 +68,20 @@ class Forcing:
     def register(self, calls: Calls) -> None:
         calls.handlers[LOG_END_CALL] = self._end_call
 
-    async def renew(self, record: GroupRecord, view: ReplicaLog, machine: DataMachine) -> None:
-        """Begin the record's generation with this node's replica, which no driver has, and whose data are open."""
+    async def renew(
+        self, record: GroupRecord, view: ReplicaLog, machine: DataMachine, stands: Callable[[], bool]
+    ) -> bool:
+        """Begin the record's generation with this node's replica, which no driver has, and whose data are open.
+
+        False where meta has decided on (`stands()`: it has not) while others were waited for: who is dead does not
+        answer, and is removed by the next generation.
+        """
         replica, number = view.replica, record.id
         await self._synced()
         self._standing[replica] = (record.generation, 0)
-        chosen = await self._chosen(record)
+        chosen = await self._chosen(record, stands)
+        if not chosen:
+            return False
         last, committed = view.last_index(), min(view.hard_state.commit, view.last_index())
         logger.warning(
             "group %d: generation %d begins with %s of replica %d: its log ends at %d of term %d; replica %d has won",
@@ -91,6 +99,8 @@ class Forcing:
             if not await self._checkpoint(number) or data.published < data.applied:
                 logger.warning("group %d: generation %d waits for a checkpoint", number, record.generation)
                 await asyncio.sleep(AGAIN_MS / 1000)
+                if not stands():
+                    return False
         others = tuple(sorted(one.id for one in record.replicas if one.id != chosen))
         members = ConfState((chosen,), others)
         index, term = max(1, data.applied), max(1, data.applied_term)
@@ -101,6 +111,7 @@ class Forcing:
             State(replica, HardState(max(hard.term, term), hard.vote if hard.term >= term else 0, index)),
         )
         self._standing[replica] = (record.generation, chosen)
+        return True
 
     async def _apply_to(self, end: int, view: ReplicaLog, machine: DataMachine) -> None:
         """Apply what the log holds; who its entries made members counts no more."""
@@ -108,10 +119,13 @@ class Forcing:
             machine.apply(view.entries(next_index, end + 1, APPLY_BYTES_MAX))
             await asyncio.sleep(0)
 
-    async def _chosen(self, record: GroupRecord) -> int:
-        """Who has won; every survivor has to say where its log ends, unless one says that this is settled."""
+    async def _chosen(self, record: GroupRecord, stands: Callable[[], bool]) -> int:
+        """Who has won; every survivor has to say where its log ends, unless one says that this is settled.
+
+        0 where the record does not stand any more.
+        """
         told = ""
-        while True:
+        while stands():
             ends, missing = {}, ""
             for one in record.replicas:
                 try:
@@ -129,6 +143,7 @@ class Forcing:
                 logger.warning("group %d: generation %d waits: %s", record.id, record.generation, missing)
                 told = missing
             await asyncio.sleep(AGAIN_MS / 1000)
+        return 0
 
     async def _ask(self, record: GroupRecord, replica: int, node: int) -> LogEnd:
         head = {"group": record.id, "generation": record.generation, "replica": replica}

@@ -196,7 +196,9 @@ class Replicas:
         machine.configured(view.initial_state()[1], view.configured)
         if view.generation < record.generation and self._forcing is not None:
             self._machines[record.id] = machine
-            await self._forcing.renew(record, view, machine)
+            if not await self._forcing.renew(record, view, machine, partial(self._stands, record, replica)):
+                await self._let_go(record.id)
+                return
             machine.configured(view.initial_state()[1], view.configured)
             machine.checkpointed = None
         view.snapshot_source = machine.snapshot
@@ -216,6 +218,11 @@ class Replicas:
             self._receiver.opened(record.id, base)
         self._machines[record.id] = machine
         self._drive(group)
+
+    def _stands(self, record: GroupRecord, replica: int) -> bool:
+        """Whether meta has no newer generation of a group, and still has this replica in it."""
+        known = self._meta.state.group(record.id) if self._meta is not None else None
+        return known is not None and known.generation == record.generation and known.replica(replica) is not None
 
     def _base(self, record: GroupRecord, replica: int) -> str:
         """What the names of a replica's directories begin with: the generation is that in which it was made."""
@@ -278,8 +285,11 @@ class Replicas:
 
     async def _end(self, group: Group) -> None:
         """Nothing is done with the replica any more, nor can be; what is on disk stays."""
-        number = group.id
         self._driver.remove(group)
+        await self._let_go(group.id)
+
+    async def _let_go(self, number: int) -> None:
+        """What the driver has no more, or has not yet."""
         machine = self._machines.pop(number)
         for forget in self._endings:
             ending = forget(number)

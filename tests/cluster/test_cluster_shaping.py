@@ -345,6 +345,22 @@ def test_the_rest_of_a_group_of_which_half_is_dead_begins_anew() -> None:
         trial.verify()
 
 
+def test_a_survivor_that_dies_before_the_rest_has_begun_anew_is_waited_for_by_nobody() -> None:
+    with Trial(9, replication=4, nodes=7) as trial:
+        trial.simulation.run_until(2_000)
+        first, second, third = trial.record(1).nodes[1:]
+        trial.lose(first)
+        trial.lose(second)
+        dead = trial.dead(1)
+        trial.lose(third)
+        trial.decide(lambda request: commands.force_group(request, 1, 2, dead))
+        trial.simulation.run_until(5_000)
+        assert not trial.leader(1)
+        trial.force(1)
+        trial.until(lambda: trial.leader(1) != 0, 20_000)
+        assert {group.generation for group in trial.groups(1).values()} == {3}
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_survivors_choose_one_log_of_several(seed: int) -> None:
     with Trial(20 + seed, replication=4, nodes=5) as trial:
