@@ -115,10 +115,11 @@ class MoveReceiving:
             raise CallerError(Status.NO_LEADER, f"group {group.id} is in term {group.raw.term}")
         if self._is_unknown(wanted.move):
             raise CallerError(Status.PARTITION_NOT_READY, f"move {wanted.move} is over")
-        one = self._fetching.get(wanted.move)
-        if one is None or one.round != wanted:
-            if one is not None:
-                await _stopped(one)
+        while (one := self._fetching.get(wanted.move)) is not None and one.round != wanted:
+            if (one.round.term, one.round.number) > (wanted.term, wanted.number):
+                raise CallerError(Status.PARTITION_NOT_READY, "a later round of the move has begun")
+            await self._end(one)  # others may wait for the same: whoever comes first begins
+        if one is None:
             one = self._fetching[wanted.move] = _Fetching(wanted, 0.0)
             runs = tuple((int(a), int(b), int(c)) for a, b, c in head["slots"])
             one.task = asyncio.get_running_loop().create_task(self._fetch(one, group.id, runs))
@@ -135,6 +136,12 @@ class MoveReceiving:
                 "checksum": checksum,
             }
         )
+
+    async def _end(self, one: _Fetching) -> None:
+        """Stop a round, if it goes on, and forget it: afterwards nobody works in the stage for its sake."""
+        await _stopped(one)
+        if self._fetching.get(one.round.move) is one:
+            del self._fetching[one.round.move]
 
     async def _waited(self, one: _Fetching, deadline: Deadline) -> int | None:
         """The round's outcome, None while it goes on. A round that failed is forgotten: asked again, it begins anew."""
@@ -220,8 +227,7 @@ class MoveReceiving:
             now = self._world.clock.monotonic_ms()
             for move, one in list(self._fetching.items()):
                 if now - one.asked_ms > STARTED_IDLE_MS_MAX or self._is_unknown(move):
-                    await _stopped(one)
-                    del self._fetching[move]
+                    await self._end(one)
             for machine in list(self._machines.values()):
                 await self._sweep(machine)
 

@@ -1,0 +1,87 @@
+"""Rounds of a move at a voter of the receiver: one at a time works in the stage, the latest one counts."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+from iotdb_cluster.cluster.receiving import MoveReceiving, _Fetching
+from iotdb_cluster.data import Runs
+from iotdb_cluster.errors import CallerError
+from iotdb_cluster.packing import pack, unpack
+from tests.cluster.shell import run_virtual
+
+MOVE, GROUP, STOPS_S = 50, 7, 3.0
+
+
+class Slow(MoveReceiving):
+    """A round takes a minute, and a while to stop: its worker waits for a disk."""
+
+    def __init__(self) -> None:
+        group: Any = SimpleNamespace(id=GROUP, raw=SimpleNamespace(term=1))
+        clock = SimpleNamespace(monotonic_ms=lambda: asyncio.get_running_loop().time() * 1000)
+        state = SimpleNamespace(move=lambda move: move)
+        parts: list[Any] = [
+            SimpleNamespace(clock=clock),
+            None,
+            SimpleNamespace(groups={GROUP: group}),
+            {},
+            SimpleNamespace(state=state, index=90),
+            None,
+            None,
+        ]
+        super().__init__(*parts)
+        self.working: list[int] = []
+        self.most = 0
+
+    async def _fetch(self, one: _Fetching, number: int, runs: Runs) -> int:
+        del number, runs
+        self.working.append(one.round.number)
+        self.most = max(self.most, len(self.working))
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(STOPS_S)
+            self.working.remove(one.round.number)
+        return 0
+
+    async def ask(self, number: int) -> Any:
+        head = {"group": GROUP, "slots": [], "round": [MOVE, 1, number, 1, 1, False]}
+        deadline: Any = SimpleNamespace(left_ms=5_500)
+        return unpack(await self._fetch_call(memoryview(pack(head)), deadline))[0]
+
+
+def test_rounds_that_come_while_another_stops_do_not_meet_in_the_stage() -> None:
+    async def main() -> None:
+        receiving = Slow()
+        assert not (await receiving.ask(1))["done"]
+        asked = [asyncio.create_task(receiving.ask(number)) for number in (2, 3, 2, 3)]
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        assert all(isinstance(one, dict | CallerError) for one in outcomes), outcomes
+        assert receiving.most == 1
+        assert receiving.working == [3]
+        assert isinstance((await asyncio.gather(receiving.ask(2), return_exceptions=True))[0], CallerError)
+        assert receiving.working == [3]
+        await receiving.close()
+        assert receiving.working == []
+
+    run_virtual(main)
+
+
+def test_what_is_over_ends_while_another_asks_for_it() -> None:
+    """The sweep stops a round of a move that is over, and another round comes meanwhile."""
+
+    async def main() -> None:
+        receiving = Slow()
+        await receiving.ask(1)
+        one = receiving._fetching[MOVE]
+        sweep = asyncio.create_task(receiving._end(one))
+        again = asyncio.create_task(receiving.ask(2))
+        await sweep
+        await again
+        assert receiving.working == [2]
+        assert receiving.most == 1
+        await receiving.close()
+
+    run_virtual(main)
