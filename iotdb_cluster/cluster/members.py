@@ -224,7 +224,7 @@ class Members:
         while True:
             await asyncio.sleep(WATCH_MS / 1000)
             state = self._meta.state
-            lonely_ms = lonely_ms + WATCH_MS if state.bootstrapped and not self._leaders.leader(META_GROUP) else 0.0
+            lonely_ms = lonely_ms + WATCH_MS if state.bootstrapped and not self._meta.hears_leader else 0.0
             if lonely_ms >= LONELY_MS and await self._was_removed():
                 self._fault(Removed(f"node {self._calls.node} was removed: it is no member of the cluster any more"))
                 return

@@ -61,6 +61,15 @@ class MetaAccess:
         """Whether this node leads the meta group, and `state` holds all that was decided before it did."""
         return self._group.leads_whole
 
+    @property
+    def hears_leader(self) -> bool:
+        """Whether the meta group has a leader of which something came lately.
+
+        Who is no voter any more looks for no other one, and knows the last for ever.
+        """
+        leader = self._group.leader_node
+        return self._group.leads or (leader != 0 and self._driver.heard_lately(leader))
+
     async def barrier(self, deadline: Deadline) -> None:
         """Afterwards `state` holds every decision that was acknowledged before the call. 705 where that fails."""
         try:
