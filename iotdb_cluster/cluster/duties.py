@@ -159,8 +159,10 @@ class Duties:
         """At its schema slot first, then in every other group; then meta forgets it."""
         owner, _ = self._meta.state.owner_of_slot(self._meta.state.slot_map.schema_slot_of(storage_group.path))
         await self._drop_in(owner.id, storage_group)
-        others = [group.id for group in self._meta.state.groups if group.id != owner.id]
-        await asyncio.gather(*(self._drop_in(number, storage_group) for number in others))
+        told = {owner.id}
+        while others := [group.id for group in self._meta.state.groups if group.id not in told]:  # one may be made
+            told.update(others)
+            await asyncio.gather(*(self._drop_in(number, storage_group) for number in others))
         await self._meta.propose(lambda request: commands.finish_drop(request, storage_group.id), self._deadline())
         return False
 
