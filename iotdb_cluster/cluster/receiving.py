@@ -166,6 +166,9 @@ class MoveReceiving:
     async def _fetch(self, one: _Fetching, number: int, runs: Runs) -> int:
         """Bring all files of the giver's copy here; the checksum of the final manifests, 0 in a round before."""
         wanted = one.round
+        known = self._machines[number].data.imports().get(wanted.move)
+        if known is not None and known.ready is not None:
+            raise CallerError(Status.PARTITION_NOT_READY, f"move {wanted.move} waits for meta's decision alone")
         stage = self._machines[number].data.stage(wanted.move)
         staged = self._staged.get(wanted.move)
         if staged is None:

@@ -80,7 +80,8 @@ class Stage:
         return f"{self.directory}/{name}"
 
     def make_unit(self, name: str) -> str:
-        """The same, and it is there."""
+        """The same, and it is there; the stage is not whole any more, for files may change."""
+        self._unmark()
         path = self.unit_directory(name)
         make_directory(self._files, path)
         return path
