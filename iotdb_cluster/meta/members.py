@@ -147,7 +147,8 @@ def _joined(cluster: Cluster, identifier: int) -> Any:
 def _may_die(cluster: Cluster, node: Node) -> None:
     """Raises where the only copy of slots lies at a node that is said to be dead."""
     for group in (group for number, group in sorted(cluster.groups.items()) if number != META_GROUP):
-        left = [r for r in group.replicas if r.node != node.id and not cluster.nodes[r.node].dead]
+        alive = [r for r in group.replicas if r.node != node.id and not cluster.nodes[r.node].dead]
+        left = [r for r in alive if r.role is not Role.JOINING]  # who joins may have nothing yet
         count = len(cluster.owners.slots_of(group.id))
         if not left and count:
             raise refused(
@@ -193,6 +194,8 @@ def _remove(cluster: Cluster, index: int, fields: Fields) -> Any:
     for number, group in sorted(cluster.groups.items()):
         if group.replica_of(identifier) is not None:
             raise refused(f"node {identifier} is still a member of group {number}")
+    if identifier in cluster.groups:
+        raise refused(f"node {identifier} still heads a group")
     del cluster.nodes[identifier]
     cluster.level = max(cluster.level, min(known.level for known in cluster.nodes.values()))
     cluster.changed = index

@@ -169,11 +169,23 @@ def test_refused_leaves(meta: Meta) -> None:
     one.refuses("node 1 is the last node of the cluster", commands.leave_node, 1, True)
     two = Meta.founded(2, replication=1)
     two.refuses("node 2 holds the only copy of 5000 slots", commands.leave_node, 2, True)
+
     two.refuses("the group headed by node 2", commands.join_node, address(2), 9, 1, 1, agreed_of(two), 2)
 
 
 def agreed_of(meta: Meta) -> dict[str, Any]:
     return {**AGREED, "default_replica_num": meta.state.replication}
+
+
+def test_a_replica_that_joins_is_no_copy_yet() -> None:
+    meta = Meta.founded(3, replication=1)
+    meta.do(commands.leave_node, 2, False)
+    meta.do(commands.shift_group, 2, [3], [replica_of(meta, 2, 2)])
+    meta.refuses("node 2 holds the only copy of", commands.leave_node, 2, True)
+    shape(meta, 2)
+    assert meta.do(commands.leave_node, 2, True) == {"change": meta.state.change.id}  # type: ignore[union-attr]
+    meta.do(commands.group_shaped, META_GROUP, 1, [1, 3])
+    meta.refuses("node 2 still heads a group", commands.remove_node, 2)
 
 
 def test_a_dead_node_is_removed_while_a_change_waits_for_it(meta: Meta) -> None:
