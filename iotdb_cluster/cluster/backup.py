@@ -22,6 +22,7 @@ from typing import Any
 import crc32c
 
 from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
+from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.jobs import Job
 from iotdb_cluster.cluster.log import make_durable_directories
@@ -29,6 +30,7 @@ from iotdb_cluster.cluster.log.atomic import replace_file
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.outbox import Channel
 from iotdb_cluster.cluster.reading import barrier_at_leader
+from iotdb_cluster.cluster.slot_decisions import due_decisions
 from iotdb_cluster.data import CopiedFile, GroupCopy
 from iotdb_cluster.errors import CallerError, CorruptData, Status, check
 from iotdb_cluster.limits import SNAPSHOT_PIECE_BYTES, SNAPSHOT_PIECES_IN_FLIGHT
@@ -43,6 +45,7 @@ BACKUP_FILE, META_FILE = "backup.json", "meta"
 BACKUP_VERSION = 1
 OPEN_MS = 600_000  # a checkpoint of much that is in memory
 PIECE_MS = 30_000
+LOOK_MS = 100  # between two looks whether a group has carried out what meta decided
 END_MS = 2_000
 GIVEN_IDLE_MS_MAX = 600_000  # a copy that nobody fetches any more is let go
 GIVEN_MAX = 8  # copies that a node gives at once
@@ -69,6 +72,7 @@ class Backup:
         self,
         world: World,
         driver: Driver,
+        machines: dict[int, DataMachine],
         meta: MetaAccess,
         calls: Calls,
         leaders: Leaders,
@@ -76,6 +80,7 @@ class Backup:
     ) -> None:
         self._world = world
         self._driver = driver
+        self._machines = machines
         self._meta = meta
         self._calls = calls
         self._leaders = leaders
@@ -95,7 +100,14 @@ class Backup:
     async def _open_call(self, body: memoryview, deadline: Deadline) -> bytes:
         """A copy of a group that is led here, with all that was acknowledged before the call."""
         head, _ = unpack(body)
+        await self._meta.barrier(deadline)
         group = await barrier_at_leader(self._driver, int(head["group"]), "strong", deadline)
+        while due_decisions(self._meta.state, self._meta.index, self._machines[group.id].data):
+            # else slots that have moved would be in two copies, or in none
+            if not group.leads:
+                raise group.not_leader()
+            deadline.check(f"group {group.id} took over what was decided about its slots")
+            await asyncio.sleep(LOOK_MS / 1000)
         now = self._world.clock.monotonic_ms()
         for number, given in list(self._given.items()):
             if now - given.used_ms > GIVEN_IDLE_MS_MAX:

@@ -430,7 +430,7 @@ class Node:
 
     def _archive(self) -> Archive:
         take = partial(self._housekeeping.take, fresh=True)
-        backup = Backup(self._world, self._driver, self._meta, self._calls, self._leaders, take)
+        backup = Backup(self._world, self._driver, self._machines, self._meta, self._calls, self._leaders, take)
         contents = Contents(self._world, self._driver, self._machines, self._meta, self._calls, self._leaders)
         changes = Changes(self._meta, self._catalog, self._proposals, self._calls, self._leaders, self._settings)
         return Archive(self._world, backup, Restore(self._world, self._meta, changes, self._writer, contents), contents)

@@ -15,6 +15,7 @@ import pytest
 from iotdb_cluster.cluster import moving, receiving
 from iotdb_cluster.cluster.calls import Deadline
 from iotdb_cluster.cluster.copying import CopiedFile
+from iotdb_cluster.cluster.duties import Duties
 from iotdb_cluster.cluster.node import Node
 from iotdb_cluster.errors import CallerError, OutcomeUnknown
 from iotdb_cluster.meta import commands
@@ -301,6 +302,36 @@ def test_a_majority_with_the_same_files_is_enough_where_this_node_is_among_them(
     assert told((1, 77), (3, 77)) == 77
     assert told((1, 77), (2, 78), (3, 77)) == 77
     simulation.close()
+
+
+def test_a_backup_waits_until_slots_that_meta_has_decided_about_are_where_they_belong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The receiver's log lacks them yet, and the giver may have dropped them: they would be in no copy."""
+    held_up = [False]
+    tell = Duties._tell_slots
+
+    async def tells(self: Duties, group: Any) -> bool:
+        return True if held_up[0] else await tell(self, group)
+
+    monkeypatch.setattr(Duties, "_tell_slots", tells)
+
+    def ask(command: str, **fields: Any) -> Any:
+        request = {"command": command, **fields}
+        return trial.simulation.run(ask_admin(trial.world, NAMES[0], smoke.NODETOOL_PORT + 1, request), MOVED_MS)
+
+    with Trial(4) as trial:
+        trial.simulation.run(trial.write(60, 1), 60_000)
+        giver = max((1, 2, 3), key=lambda group: len(trial.held(group)))
+        held_up[0] = True
+        trial.until_over(trial.begin(giver, giver % 3 + 1, trial.held(giver)))
+        ask("backup", directory="/backup")
+        trial.simulation.run_until(3_000)
+        assert not ask("job")["ended"]
+        held_up[0] = False
+        trial.simulation.run_until(3_000)
+        job = ask("job")
+        assert (job["ended"], job["failure"]) == (True, ""), job
 
 
 PHASES = ("copying", "fenced: schema and request ids", "fenced: last files", "decision", "over")
