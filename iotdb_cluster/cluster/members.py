@@ -15,6 +15,7 @@ from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
 from iotdb_cluster.cluster.conductor import EXILE_CALL, Conductor, described
 from iotdb_cluster.cluster.joining import JOIN_CALL
 from iotdb_cluster.cluster.meta_access import MetaAccess
+from iotdb_cluster.cluster.meta_forcing import REACH_CALL
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
 from iotdb_cluster.cluster.startup import Removed
 from iotdb_cluster.data import runs_of
@@ -30,7 +31,7 @@ __all__ = ["CHANGE_CALL", "LEAVE_CALL", "MEMBER_CALLS", "Members"]
 
 logger = logging.getLogger(__name__)
 
-LEAVE_CALL, CHANGE_CALL, MEMBER_CALL, REACH_CALL = "leave", "change", "is member", "reach"
+LEAVE_CALL, CHANGE_CALL, MEMBER_CALL = "leave", "change", "is member"
 MEMBER_CALLS = (JOIN_CALL, LEAVE_CALL, CHANGE_CALL, MEMBER_CALL, REACH_CALL, EXILE_CALL)
 PROPOSE_MS = 10_000
 BARRIER_MS = 4_000
@@ -154,7 +155,7 @@ class Members:
         self._require_formed()
         await self._meta.barrier(deadline.within(BARRIER_MS))  # soon enough that the caller hears why not
         node = self._find(target)
-        dead = not await self._is_reached(node.id)
+        dead = node.dead or not await self._is_reached(node.id)
         value = await self._meta.propose(
             lambda request: commands.leave_node(request, node.id, dead), deadline.within(PROPOSE_MS / 2)
         )
@@ -215,8 +216,8 @@ class Members:
         """Whether a node was removed, as far as is known here."""
         del deadline
         head, _ = unpack(body)
-        state = self._meta.state
-        return pack({"removed": state.bootstrapped and state.removed_node(int(head["node"]))})
+        state, node = self._meta.state, int(head["node"])
+        return pack({"removed": state.bootstrapped and (state.removed_node(node) or state.left_out(node))})
 
     async def run(self) -> None:
         """Until cancelled: a node that hears nothing of the meta group asks whether it was removed."""
@@ -224,10 +225,20 @@ class Members:
         while True:
             await asyncio.sleep(WATCH_MS / 1000)
             state = self._meta.state
+            if self._meta.leads:
+                await self._tell_left_out()
             lonely_ms = lonely_ms + WATCH_MS if state.bootstrapped and not self._meta.hears_leader else 0.0
             if lonely_ms >= LONELY_MS and await self._was_removed():
                 self._fault(Removed(f"node {self._calls.node} was removed: it is no member of the cluster any more"))
                 return
+
+    async def _tell_left_out(self) -> None:
+        """Who comes back after the meta group was forced without him may have found others to go on with."""
+        for node in [node.id for node in self._meta.state.nodes if self._meta.state.left_out(node.id)]:
+            try:
+                await self._calls.call(node, EXILE_CALL, pack({"node": node}), self._deadline(PROBE_MS))
+            except CallerError as error:
+                logger.debug("node %d, which is out of the meta group, is not there: %s", node, error)
 
     async def _was_removed(self) -> bool:
         body = pack({"node": self._calls.node})

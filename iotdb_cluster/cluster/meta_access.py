@@ -14,7 +14,7 @@ from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.proposals import GROUP
 from iotdb_cluster.cluster.request_ids import RequestIds
 from iotdb_cluster.errors import CallerError, OutcomeUnknown, Status
-from iotdb_cluster.meta import MetaState
+from iotdb_cluster.meta import META_GROUP, MetaState
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.requests import RequestId
 
@@ -39,12 +39,18 @@ class MetaAccess:
         requests: RequestIds,
     ) -> None:
         self._driver = driver
-        self._group = group
+        self._last_group = group
         self._machine = machine
         self._calls = calls
         self._leaders = leaders
         self._requests = requests
         self._changed = asyncio.Event()
+
+    @property
+    def _group(self) -> Group:
+        """It stands still for a moment, and is another one then, when it is forced into its next generation."""
+        self._last_group = self._driver.groups.get(META_GROUP, self._last_group)
+        return self._last_group
 
     @property
     def state(self) -> MetaState:
@@ -59,7 +65,8 @@ class MetaAccess:
     @property
     def leads(self) -> bool:
         """Whether this node leads the meta group, and `state` holds all that was decided before it did."""
-        return self._group.leads_whole
+        group = self._group
+        return group.leads_whole and not group.closed
 
     @property
     def hears_leader(self) -> bool:

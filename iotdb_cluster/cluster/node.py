@@ -48,6 +48,7 @@ from iotdb_cluster.cluster.marks import MARKS_CALL, Marks
 from iotdb_cluster.cluster.members import MEMBER_CALLS, Members
 from iotdb_cluster.cluster.membership import Membership, taken_over, tale_of
 from iotdb_cluster.cluster.meta_access import MetaAccess
+from iotdb_cluster.cluster.meta_forcing import META_FORCE_CALLS, MetaForcing
 from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.migration import MIGRATION_CALLS, Migration
 from iotdb_cluster.cluster.outbox import PeerOutbox
@@ -92,7 +93,7 @@ HANDLERS = (
     *(MARKS_CALL, FLUSH_CALL, MERGE_CALL, CLEAR_CACHE_CALL, "state", "digest", SNAPSHOTS_CALL),
     *("configuration", "activity", "kill query", "tracing", "schema snapshot", "meta applied"),
     *SNAPSHOT_CALLS,
-    *(CONTENT_CALL, *BACKUP_CALLS, CONFIGURED_CALL, LOG_END_CALL, HELD_CALL, *MEMBER_CALLS),
+    *(CONTENT_CALL, *BACKUP_CALLS, CONFIGURED_CALL, LOG_END_CALL, *META_FORCE_CALLS, HELD_CALL, *MEMBER_CALLS),
 )
 
 
@@ -425,7 +426,9 @@ class Node:
         self._spawn(members.run())
         archive = self._archive()
         archive.register(self._calls)
-        self._overview.extend({**members.commands, **archive.commands})
+        forcing = MetaForcing(self._world, self._log, self._replicas, self._meta_machine, self._calls)
+        forcing.register(self._calls)
+        self._overview.extend({**members.commands, **forcing.commands, **archive.commands})
         self._endings.push_async_callback(archive.close)
 
     def _archive(self) -> Archive:

@@ -20,6 +20,7 @@ from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.forcing import Forcing
 from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.cluster.log import (
+    Compact,
     Configuration,
     DurableLog,
     Install,
@@ -37,10 +38,10 @@ from iotdb_cluster.cluster.snapshots import SnapshotReceiver, SnapshotSender
 from iotdb_cluster.cluster.staging import live_directory
 from iotdb_cluster.cluster.startup import identifiers
 from iotdb_cluster.data import DataGroup
-from iotdb_cluster.errors import CorruptData
+from iotdb_cluster.errors import CallerError, CorruptData, Status
 from iotdb_cluster.limits import APPEND_BYTES_MAX, APPLY_BYTES_MAX, INFLIGHT_BYTES_MAX, UNCOMMITTED_BYTES_MAX
+from iotdb_cluster.meta import META_GROUP, MetaState
 from iotdb_cluster.meta import Group as GroupRecord
-from iotdb_cluster.meta import MetaState
 from iotdb_cluster.raft import Config, ConfState, HardState, Message, RawNode
 from iotdb_cluster.rpc.peer_messages import PeerIdentity
 from iotdb_cluster.world import World
@@ -116,18 +117,66 @@ class Replicas:
         view = self._log.view(node)
         if view.last_index() == 0:  # the founders are the group as of index 1, which holds no entry
             voters = ConfState(tuple(sorted(founders or identifiers(self._settings.seeds).values())))
-            await self._submitted(Install(node, 1, 1, voters))
+            await self.submitted(Install(node, 1, 1, voters))
         machine.recover(view)
         machine.configured(view.initial_state()[1], view.configured)
         self._meta, self._node = machine, node
         if machine.index == 1:
             machine.term = 1
         view.snapshot_source = machine.snapshot
-        raw = RawNode(self.config(node, view, machine.index))
+        if self._begins_anew(view):  # nobody else makes checkpoints yet
+            self._apply_all(view, machine)
+            machine.stage(machine.snapshot())
+            machine.checkpointed = machine.index
+            await self.submitted(Compact(node, machine.index, machine.term))
+        return self._drive_meta(view, machine)
+
+    def _drive_meta(self, view: ReplicaLog, machine: MetaMachine) -> Group:
+        raw = RawNode(self.config(view.replica, view, machine.index))
         members = {member: member for member in (*machine.members.voters, *machine.members.learners)}
-        group = Group(0, 1, node, raw, view, machine, members, applied=machine.index)
+        group = Group(0, view.generation, view.replica, raw, view, machine, members, applied=machine.index)
         self._drive(group)
         return group
+
+    async def stop_meta(self) -> ReplicaLog:
+        """The replica of the meta group stands still until `start_meta`; its log, all of which is on disk."""
+        group = self._driver.groups.get(META_GROUP)
+        if group is None or self._meta is None:
+            raise CallerError(Status.PARTITION_NOT_READY, "the meta group is being forced here already: try again")
+        self._driver.remove(group)
+        await self.submitted()
+        if self._meta.index < group.log.first_index() - 1:  # a snapshot has just come
+            self._meta.recover(group.log)
+        return group.log
+
+    async def start_meta(self) -> None:
+        """Go on, in the generation that the log says."""
+        view, machine = self._log.view(self._node), self._meta
+        if machine is None:
+            return
+        machine.configured(view.initial_state()[1], view.configured)
+        if self._begins_anew(view):
+            self._apply_all(view, machine)
+            await self.meta_checkpointed(machine.index)
+            await self.submitted(Compact(self._node, machine.index, machine.term))
+        self._drive_meta(view, machine)
+        self.follow()
+        self._leader_changed(self._driver.groups[META_GROUP])
+
+    def _begins_anew(self, view: ReplicaLog) -> bool:
+        """Whether the log may hold entries of an earlier generation, which must not reach members that come later."""
+        return view.generation > 1 and view.first_index() <= view.configured
+
+    def _apply_all(self, view: ReplicaLog, machine: MetaMachine) -> None:
+        """Up to the entry that the configuration is of: that is committed, and so is all before it."""
+        while machine.index < view.configured:
+            first = max(machine.index + 1, view.first_index())
+            machine.apply(view.entries(first, view.configured + 1, APPLY_BYTES_MAX))
+
+    async def meta_checkpointed(self, index: int) -> None:
+        """Wait until the disk holds what meta decided up to an index."""
+        if index > 1:
+            await _until(lambda: self._checkpointed(index))
 
     def follow(self) -> None:
         """Open what meta says that this node has, close what it has no more, and know who the other members are."""
@@ -186,7 +235,7 @@ class Replicas:
         if view.last_index() == 0:  # also of one that came later: it learns the rest from the log, or a snapshot
             founders = ConfState(record.founders)
             since = Configuration(replica, founders, 1, record.generation)
-            await self._submitted(Install(replica, 1, 1, founders), since)
+            await self.submitted(Install(replica, 1, 1, founders), since)
         base = await self._world.workers.run(self._base, record, replica)
         make_durable_directories(self._world.files, self._settings.data_paths[0])
         path = await self._world.workers.run(live_directory, self._world.files, base, view.first_index() - 1)
@@ -242,7 +291,7 @@ class Replicas:
         hard_state, members = view.initial_state()
         vote = hard_state.vote if hard_state.term >= data.applied_term else 0
         state = HardState(max(hard_state.term, data.applied_term), vote, data.applied)
-        await self._submitted(Install(replica, data.applied, data.applied_term, members), State(replica, state))
+        await self.submitted(Install(replica, data.applied, data.applied_term, members), State(replica, state))
 
     def _drive(self, group: Group) -> None:
         group.leader_changed = self._leader_changed
@@ -304,7 +353,7 @@ class Replicas:
         """Make the disk forget a removed replica, then the log: what that still knows is left to be done."""
         await _until(lambda: self._checkpointed(decided))
         await self._world.workers.run(self._remove_directories, replica)
-        await self._submitted(Remove(replica))
+        await self.submitted(Remove(replica))
         self._erasing.discard(replica)
         logger.info("replica %d is deleted", replica)
 
@@ -324,7 +373,7 @@ class Replicas:
                 files.remove_tree(f"{parent}/{name}")
         files.sync_directory(parent)
 
-    async def _submitted(self, *records: Record) -> None:
+    async def submitted(self, *records: Record) -> None:
         """Wait until records are durable."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._log.submit(list(records), lambda: done.set_result(None))

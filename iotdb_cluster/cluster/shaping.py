@@ -20,7 +20,7 @@ import logging
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from iotdb_cluster.cluster.calls import Calls, Deadline
 from iotdb_cluster.cluster.driver import Driver
@@ -73,6 +73,16 @@ class _Report:
     learners: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Forced:
+    """The meta group was forced into its generation, and meta's own record does not say so: these are left out."""
+
+    dead: tuple[int, ...]
+
+
+_Step: TypeAlias = _Wait | _Change | _HandOver | _Report | _Forced | None
+
+
 class Shaping:
     """The changes of members in the groups that this node leads."""
 
@@ -103,7 +113,8 @@ class Shaping:
         for group in list(self._driver.groups.values()):
             if group.leads_whole:
                 record = self._meta.state.group(group.id)
-                if record is not None and record.generation == group.generation:
+                behind = group.id == META_GROUP and record is not None and record.generation < group.generation
+                if record is not None and (behind or record.generation == group.generation):
                     steps[group.id] = self._step(group, record)
         for number in [number for number in self._waiting if number not in steps]:
             del self._waiting[number]
@@ -127,13 +138,15 @@ class Shaping:
                 return await self._hand_over(group, step.to)
             if isinstance(step, _Report):
                 return await self._report(group, record, step)
+            if isinstance(step, _Forced):
+                await self._tell_forced(group, step)
         except CallerError as error:
             return error.message
         return ""
 
     # --- what is next -------------------------------------------------------------------------------------------------
 
-    def _next(self, group: Group, record: GroupRecord) -> _Wait | _Change | _HandOver | _Report | None:
+    def _next(self, group: Group, record: GroupRecord) -> _Step:
         conf = group.raw.configuration
         target = {replica.id for replica in record.target}
         if conf.joint:
@@ -154,12 +167,15 @@ class Shaping:
         silent = self._silent(group, target)
         return _Wait(silent) if silent else _Change(_joint(joining, leaving))
 
-    def _next_of_meta(self, group: Group) -> _Wait | _Change | _HandOver | _Report | None:
+    def _next_of_meta(self, group: Group) -> _Step:
         """One node at a time, without joint configurations: each change alters at most one voter."""
         state, conf = self._meta.state, group.raw.configuration
         voters, members = set(conf.incoming), {*conf.incoming, *conf.learners}
+        record = state.meta_group
+        if record is not None and record.generation < group.generation:
+            return self._next_of_forced(group, record)
         gone = [member for member in sorted(members) if _may_leave_meta(state, member)]
-        for node in [node.id for node in state.nodes if node.stays and node.id not in members]:
+        for node in [node.id for node in state.nodes if node.stays and not node.dead and node.id not in members]:
             return _Change(_simple(ConfChangeType.ADD_LEARNER, node))
         if len(voters) > META_VOTERS_MAX:  # the founders were more
             return _Change(_simple(ConfChangeType.ADD_LEARNER, max(voters - {group.replica})))
@@ -176,10 +192,21 @@ class Shaping:
             return _Wait(silent) if silent else _Change(_simple(ConfChangeType.REMOVE_NODE, member))
         if waits:
             return _Wait(waits)
-        record = state.meta_group
         known = {replica.node: replica.role for replica in record.replicas} if record is not None else {}
         found = dict.fromkeys(conf.incoming, Role.VOTER) | dict.fromkeys(conf.learners, Role.LEARNER)
         return None if known == found else _Report(conf.incoming, conf.learners)
+
+    def _next_of_forced(self, group: Group, record: GroupRecord) -> _Step:
+        """The survivors get what they lack; with another voter beside the winner decisions stand on two disks."""
+        conf = group.raw.configuration
+        lags = {member: self._lag(group, {member}) for member in conf.learners}
+        if len(conf.incoming) == 1 and lags:
+            able = [member for member, lag in lags.items() if not lag]
+            if able:
+                return _Change(_simple(ConfChangeType.ADD_NODE, able[0]))
+            return _Wait("; ".join(lags.values()))
+        members = {*conf.incoming, *conf.learners}
+        return _Forced(tuple(replica.id for replica in record.replicas if replica.node not in members))
 
     def _lag(self, group: Group, joining: Iterable[int]) -> str:
         """Who of these lacks too much of the log, and how much; empty where none does."""
@@ -263,6 +290,12 @@ class Shaping:
                 Deadline(self._world, STEP_TIMEOUT_MS),
             )
         return ""
+
+    async def _tell_forced(self, group: Group, forced: _Forced) -> None:
+        await self._meta.propose(
+            lambda request: commands.force_group(request, META_GROUP, group.generation, forced.dead, accept_loss=True),
+            Deadline(self._world, STEP_TIMEOUT_MS),
+        )
 
     async def _call(self, node: int, method: str, head: Any) -> memoryview:
         return await self._calls.call(node, method, pack(head), Deadline(self._world, ASK_MS))

@@ -92,6 +92,11 @@ class Cluster:
     def removed_node(self, identifier: int) -> bool:
         return 0 < identifier <= self.highest_node and identifier not in self.nodes
 
+    def left_out(self, identifier: int) -> bool:
+        """Whether a member is dead and in the meta group no more: it can take no part in anything."""
+        node = self.nodes.get(identifier)
+        return node is not None and node.dead and self.groups[META_GROUP].replica_of(identifier) is None
+
     def removed_replica(self, replica: int) -> bool:
         used = replica <= self.highest_node if replica < self.first_replica else replica < self.next_replica
         return replica > 0 and used and all(group.replica(replica) is None for group in self.groups.values())

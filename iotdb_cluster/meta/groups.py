@@ -124,6 +124,8 @@ def _force(cluster: Cluster, index: int, fields: Fields) -> Any:
     number, generation, dead = fields.number("group"), fields.number("generation"), set(fields.numbers("dead"))
     accept_loss = bool(fields.number("accept_loss"))
     group = _group(cluster, number)
+    if number == META_GROUP:
+        return _force_meta(cluster, index, group, generation, dead)
     if generation != group.generation + 1:
         raise refused(f"group {number} is at generation {group.generation}: {generation} is not the next one")
     if not dead <= {replica.id for replica in group.replicas}:
@@ -146,9 +148,25 @@ def _force(cluster: Cluster, index: int, fields: Fields) -> Any:
     return {"survivors": [replica.id for replica in replicas]}
 
 
+def _force_meta(cluster: Cluster, index: int, group: Group, generation: int, dead: set[int]) -> Any:
+    """A report: the survivors began this generation before they could decide anything. The nodes of the dead are out.
+
+    Roles are as Raft has them after the next `group_shaped`.
+    """
+    if generation > group.generation:
+        survivors = [replica for replica in group.replicas if replica.id not in dead]
+        if not survivors:
+            raise refused("no member of the meta group survives")
+        replicas = tuple(one if one.role is Role.LEARNER else replace(one, role=Role.VOTER) for one in survivors)
+        for node in [replica.node for replica in group.replicas if replica.id in dead]:
+            cluster.nodes[node] = replace(cluster.nodes[node], dead=True)
+        group = replace(group, generation=generation, replicas=replicas, earlier=())
+        cluster.groups[META_GROUP] = group
+        cluster.changed = index
+    return {"survivors": [replica.id for replica in group.replicas]}
+
+
 def _described(cluster: Cluster, number: int) -> str:
-    if number == META_GROUP:
-        return "the meta group"
     slots = cluster.owners.slots_of(number)
     runs: list[list[int]] = []
     for slot in slots:

@@ -61,6 +61,8 @@ def _register(cluster: Cluster, index: int, fields: Fields) -> Any:
     node = cluster.nodes.get(identifier)
     if node is None:
         raise refused(f"node {identifier} is not a member of the cluster")
+    if cluster.left_out(identifier):
+        raise refused(f"node {identifier} is not a member of the meta group any more: that was forced without it")
     if node.incarnation not in (0, incarnation):
         raise refused(f"node {identifier} is known with other data: an emptied disk comes back by replacing the node")
     if start < max(node.start, 1):
@@ -165,10 +167,10 @@ def _leave(cluster: Cluster, index: int, fields: Fields) -> Any:
     if not node.stays and (node.dead or not dead):
         return {"change": require_change(cluster).id}
     if node.stays:
-        staying = len(cluster.ring.nodes)
+        staying = len([one for one in cluster.ring.nodes if one == identifier or not cluster.nodes[one].dead])
         if staying == 1:
             raise refused(f"node {identifier} is the last node of the cluster: stop it instead of removing it")
-        if staying <= cluster.replication:
+        if staying <= cluster.replication and not cluster.left_out(identifier):
             raise refused(
                 f"the cluster size is too small, no node can be removed: {staying} nodes for {cluster.replication} "
                 "replicas; add a node or lower the replication number first"
@@ -177,7 +179,7 @@ def _leave(cluster: Cluster, index: int, fields: Fields) -> Any:
         _may_die(cluster, node)
     else:
         none_under_way(cluster)
-    cluster.nodes[identifier] = replace(node, state=NodeState.LEAVING, dead=dead)
+    cluster.nodes[identifier] = replace(node, state=NodeState.LEAVING, dead=dead or node.dead)
     begin_or_alter(cluster, index, ChangeKind.LEAVE, identifier)
     cluster.changed = index
     return {"change": require_change(cluster).id}

@@ -48,7 +48,7 @@ class NodeState(StrEnum):
 class Node:
     """A member of the cluster. `incarnation` and `start` are 0 until it has registered; `level` is what it knows.
 
-    `dead`: it is leaving, and the operator says that it will not come back.
+    `dead`: it will not come back: it is leaving, or the meta group was forced without it, and it is to be removed.
     """
 
     id: int

@@ -149,6 +149,10 @@ class MetaState:
         """Whether it was a member, and is none any more."""
         return self._cluster.removed_node(identifier)
 
+    def left_out(self, identifier: int) -> bool:
+        """Whether it is a member still, but dead, and out of the meta group: who comes back is told so."""
+        return self._cluster.left_out(identifier)
+
     def removed_replica(self, replica_id: int) -> bool:
         """Whether a group had it as a member, and none has any more: its node deletes it."""
         return self._cluster.removed_replica(replica_id)

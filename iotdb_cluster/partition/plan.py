@@ -158,7 +158,7 @@ def _meta_members(cluster: ClusterView) -> list[Step]:
     if steps:
         return steps
     room = cluster.meta_voters_max - len(voters & set(cluster.staying))
-    for node in cluster.staying:
+    for node in [one for one in cluster.staying if one not in cluster.dead]:
         if node not in voters:
             if room > 0 or node not in members:
                 steps.append(AddMetaMember(node, room > 0))

@@ -12,9 +12,10 @@ import click
 from iotdb_cluster.limits import MIB
 from iotdb_cluster.tools.exits import REFUSED
 
-__all__ = ["COMMANDS", "header", "migration", "pause", "rebalance", "resume", "set_replication", "slot"]
+__all__ = ["COMMANDS", "force_meta", "header", "migration", "pause", "rebalance", "resume", "set_replication", "slot"]
 
 COMMANDS = {
+    "force-meta": "Begin the meta group anew without its dead members, on a survivor",
     "header": "Print information about the data group that a node heads",
     "migration": "Print the change of members under way, and the slots that move",
     "pause": "Begin no new step of the change under way",
@@ -159,6 +160,22 @@ def resume(asker: Asker) -> None:
     """Go on with a paused change"""
     answer = asker("resume")
     asker.show(answer, [f"change {answer.get('change')} goes on"])
+
+
+@click.command("force-meta")
+@click.option("--accept-loss", is_flag=True, help="Also where the dead may have decided what no survivor knows.")
+@click.pass_obj
+def force_meta(asker: Asker, accept_loss: bool) -> None:
+    """Begin the meta group anew without its dead members, on a survivor"""
+    answer = asker("force-meta", timeout_s=LONG_S, accept_loss=accept_loss)
+    lines = [
+        f"the meta group has begun generation {answer['generation']} with the log of node {answer['node']}, which ends "
+        f"with entry {answer['last']} of term {answer['term']}",
+        f"other members: {', '.join(f'node {node}' for node in answer['survivors']) or 'none'}",
+        f"left out as dead: {', '.join(f'node {node}' for node in answer['left_out'])}; remove or replace each of them "
+        "now: remove-node.sh, add-node.sh --replace",
+    ]
+    asker.show(answer, lines)
 
 
 def _begun(asker: Asker, answer: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -58,7 +58,7 @@ class Trial:
         self.simulation.run(self._serving(), smoke.SERVES_AGAIN_MS)
         self._writers = [self.simulation.spawn(self._write(writer)) for writer in range(3)]
 
-    def __enter__(self) -> Trial:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -330,6 +330,29 @@ def test_force_group_below_a_majority_loses() -> None:
     assert [replica.node for replica in group.replicas] == [3]
 
 
+def test_the_meta_group_was_forced() -> None:
+    meta = Meta.founded(2, replication=2)
+    state = meta.state
+    meta.refuses("no member of the meta group survives", commands.force_group, 0, 2, [1, 2], True)
+    for _ in range(2):  # who leads next may report it again
+        assert meta.do(commands.force_group, 0, 3, [2], True) == {"survivors": [1]}
+    record, node = state.meta_group, state.node(2)
+    assert record is not None
+    assert node is not None
+    assert (record.generation, record.replicas) == (3, (Replica(1, 1),))
+    assert node.dead
+    assert node.stays
+    assert state.left_out(2)
+    assert not state.left_out(1)
+    meta.refuses("forced without it", commands.register_node, 2, 7, 9, address(2), 1)
+    meta.refuses("node 1 is the last node of the cluster", commands.leave_node, 1, False)
+    meta.do(commands.leave_node, 2, False)  # below the replication number: it is gone in any case
+    known = MetaState.load(state.dump()).node(2)
+    assert known is not None
+    assert known.dead
+    assert not known.stays
+
+
 def test_force_group_while_it_shifts() -> None:
     """Survivors must meet every majority of what was and of what is to be."""
     meta = Meta.founded(4, replication=2)
