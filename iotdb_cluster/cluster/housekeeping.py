@@ -355,10 +355,15 @@ class Housekeeping:
             if machine is None or group is None:
                 raise CallerError(Status.NO_LEADER, f"this node has no replica of group {number}")
             known = machine.checkpointed
+            applied = machine.data.applied
             old = known is None or known[0] != machine.data.published or known[0] < group.log.first_index() - 1
             old |= known is not None and member != 0 and not _has(known[1], member)
             if (old or fresh) and not await self._as_far_as_there_is_room(number, self._checkpoint(machine)):
                 raise CallerError(Status.WRITE_PROCESS_REJECT, FULL)
+            if fresh and machine.data.published < applied:
+                raise CallerError(
+                    Status.WRITE_PROCESS_REJECT, f"group {number} is being repaired here: try again when it is whole"
+                )
             data, known = machine.data, machine.checkpointed
             if known is None:
                 raise CallerError(Status.NO_LEADER, f"group {number} has got a snapshot itself: try again")

@@ -40,6 +40,7 @@ __all__ = ["Restore"]
 STEP_MS = 60_000  # of one change of the cluster
 SERIES_A_STEP = 5_000
 CELLS_A_STEP = 200_000  # points of one insert
+TEXTS_A_STEP = 256  # they may be large
 STEPS_IN_FLIGHT = 4
 REFUSED_PAUSE_MS = 500  # before an insert that found no room is tried again, ...
 REFUSED_MAX = 120  # ... so many times
@@ -172,9 +173,14 @@ class Restore:
         await self._meta.propose(command, self._deadline())
 
     async def _restore_accounts(self, auth: AuthState) -> None:
-        """Roles and users with what they may do; the administrator keeps this cluster's name, and gets the password."""
-        dumped = auth.dump()
+        """Roles and users with what they may do; the administrator keeps this cluster's name, and gets the password.
+
+        What an earlier attempt has made is made anew.
+        """
+        dumped, here = auth.dump(), self._meta.state.auth
         for role, grants in dumped["roles"]:
+            if role in here.roles():
+                await self._decide(lambda request, role=role: commands.drop_role(request, role))  # type: ignore[misc]
             await self._decide(lambda request, role=role: commands.create_role(request, role))  # type: ignore[misc]
             await self._grant(commands.grant_role_privileges, role, grants)
         for user, password, grants, roles in dumped["users"]:
@@ -182,6 +188,8 @@ class Restore:
                 name = self._meta.state.auth.administrator
                 await self._decide(lambda request, p=password, n=name: commands.alter_password(request, n, p))  # type: ignore[misc]
                 continue
+            if user in here.users():
+                await self._decide(lambda request, u=user: commands.drop_user(request, u))  # type: ignore[misc]
             await self._decide(lambda request, u=user, p=password: commands.create_user(request, u, p))  # type: ignore[misc]
             await self._grant(commands.grant_user_privileges, user, grants)
             for role in roles:
@@ -276,12 +284,14 @@ class _Points:
                     wanted.append((name, kind))
                 else:
                     self.left_out.add(f"{device}.{name}")
-            if not wanted:
-                continue
-            shape = shape_of(tuple(name for name, _ in wanted), tuple(kind for _, kind in wanted))
-            rows = max(1, CELLS_A_STEP // len(wanted))
-            for batch in reader.read_device(device, wanted, INT64_MIN, INT64_MAX, batch_rows=rows):
-                yield Tablet(device, shape, batch.times, batch.columns)
+            texts = [[one] for one in wanted if one[1] is DataType.TEXT]  # alone: a row of several may be too large
+            for some in [[one for one in wanted if one[1] is not DataType.TEXT], *texts]:
+                if not some:
+                    continue
+                shape = shape_of(tuple(name for name, _ in some), tuple(kind for _, kind in some))
+                rows = TEXTS_A_STEP if some in texts else max(1, CELLS_A_STEP // len(some))
+                for batch in reader.read_device(device, some, INT64_MIN, INT64_MAX, batch_rows=rows):
+                    yield Tablet(device, shape, batch.times, batch.columns)
 
     async def _insert(self, tablet: Tablet) -> None:
         for attempt in range(REFUSED_MAX):

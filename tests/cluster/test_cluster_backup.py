@@ -99,6 +99,11 @@ def test_a_backup_is_restored_into_clusters_of_other_sizes(
             done = tool(other, "restore", str(directory))
             assert (done["storage_groups"], done["equal"], done["left_out"]) == (3, True, [])
             assert done["points"] > 200
+            if nodes == 1:  # once more, as after an attempt that failed: users and roles are there already
+                again = replay.Peer("127.0.0.1", other.ports[0], {})
+                assert again.answer("DELETE STORAGE GROUP root.*") == ["ok"]
+                again.close()
+                assert tool(other, "restore", str(directory))["equal"]
             assert tool(other, "content") == content
             assert told(other, replay) == before
 
