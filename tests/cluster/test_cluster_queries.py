@@ -60,7 +60,7 @@ def slow_world(seconds: float) -> tuple[Any, SlowWorkers]:
 
 def serving(world: Any, batches: int = 3) -> tuple[PointServing, list[int]]:
     """Cursor 1 with some batches; what is appended to the list when its pins are let go is how many workers run."""
-    points = PointServing(world, None, {}, None)  # type: ignore[arg-type]
+    points = PointServing(world, None, {}, SimpleNamespace(read_lag_max=0))  # type: ignore[arg-type]
     pins = ExitStack()
     let_go: list[int] = []
     pins.callback(lambda: let_go.append(world.workers.running))
@@ -69,7 +69,7 @@ def serving(world: Any, batches: int = 3) -> tuple[PointServing, list[int]]:
         for at in range(batches):
             yield RowBatch(np.array([at], np.int64), [])
 
-    points._cursors[1] = _Cursor(pins, rows(), world.clock.monotonic_ms())
+    points._cursors[1] = _Cursor(pins, rows(), world.clock.monotonic_ms(), 1)
     return points, let_go
 
 
@@ -116,7 +116,7 @@ def test_idle_cursors_end_behind_a_busy_one() -> None:
         world, _ = slow_world(0.001)
         points, let_go = serving(world)
         points._cursors[1].busy = True
-        points._cursors[2] = _Cursor(ExitStack(), iter(()), world.clock.monotonic_ms())
+        points._cursors[2] = _Cursor(ExitStack(), iter(()), world.clock.monotonic_ms(), 1)
         await asyncio.sleep(CURSOR_IDLE_MS_MAX / 1000 + 1)
         points.expire()
         assert list(points._cursors) == [1]

@@ -46,7 +46,8 @@ class Machine:
     """Its content is what was applied."""
 
     def __init__(self, content: str = "") -> None:
-        self.data = self
+        self.data = self.store = self
+        self.corrupt: dict[Any, str] = {}
         self.content = content
 
     def digest(self) -> str:
