@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 from collections.abc import Callable, Sequence
 
 from iotdb_cluster.cluster.calls import Deadline
@@ -27,6 +28,9 @@ def disk_is_full(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__
     return error is not None and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+logger = logging.getLogger(__name__)
 
 
 class NoMemory(CallerError):
@@ -53,11 +57,17 @@ class DiskSpace:
 
     @property
     def free_bytes(self) -> int:
-        """Of the fullest of the directories for points and for the log; none while the log lacks its spare segments."""
+        """Of the fullest of the directories for points and for the log; none while the log lacks its spare segments.
+
+        Where the system does not say, what it said last: whoever writes there meets the failure.
+        """
         now = self._world.clock.monotonic_ms()
         if now - self._asked_ms > ASK_DISK_MS:
             self._asked_ms = now
-            self._free = min(self._world.files.free_bytes(path) for path in self._paths)
+            try:
+                self._free = min(self._world.files.free_bytes(path) for path in self._paths)
+            except OSError as error:
+                logger.warning("the free space is not known: %s", error)
         return 0 if self._log_is_short() else self._free
 
 

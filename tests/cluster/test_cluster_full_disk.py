@@ -141,6 +141,10 @@ def test_a_disk_without_a_byte_left_keeps_flushes_for_later() -> None:
         trial.leave(0)
         trial.simulation.run_until(1_000.0)
         error = trial.write(1)
+        if (
+            error is not None and error.code == Status.TIME_OUT
+        ):  # a leader was just handing over to where there was room
+            error = trial.write(1)
         assert error is not None
         assert error.code == Status.WRITE_PROCESS_REJECT
         with pytest.raises(CallerError, match="disk is full"):
