@@ -262,7 +262,7 @@ def test_a_node_joins_restarts_waits_is_copied_and_leaves(operator: Operator, re
     shutil.rmtree(fifth.directory / "data")
 
     # Another change is under way: it waits, and says for what.
-    fifth = operator.write(5, start_timeout_ms=4_000)
+    fifth = operator.write(5, start_timeout_ms=4_000, default_replica_num=2)
     run = cluster.nodetool("set-replication", "2")
     assert (run.returncode, "has begun" in run.stdout) == (0, True)
     paused = cluster.nodetool("pause")
