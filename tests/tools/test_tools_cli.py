@@ -29,6 +29,7 @@ from iotdb_cluster.tools.cli_times import TimeFormat, check_pattern
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 60
+SEEN_MAX = 1 << 20  # characters that a terminal keeps of what nobody waited for
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -351,7 +352,11 @@ class Terminal:
     def expect(self, text: str) -> str:
         """All that came up to the text and with it, without the terminal's own codes."""
         deadline = time.monotonic() + WAIT_S
-        while text not in self._seen:
+        looked = 0  # what comes by the megabyte is looked at once
+        while self._seen.find(text, looked) < 0:
+            if len(self._seen) > SEEN_MAX:
+                self._seen = self._seen[-len(text) :]
+            looked = max(0, len(self._seen) - len(text))
             assert time.monotonic() < deadline, f"{text!r} did not come: {self._seen[-800:]!r}"
             if select.select([self._master], [], [], 0.1)[0]:
                 try:
