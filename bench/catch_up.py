@@ -16,7 +16,6 @@ import argparse
 import asyncio
 import json
 import re
-import shutil
 import sys
 import tempfile
 import threading
@@ -297,13 +296,7 @@ def main() -> int:
         figures = run(cluster, load, options.mb, options.pace_mb_s)
         if not figures["ok"]:
             print(cluster.tails(), file=sys.stderr)
-    if options.keep or not figures["ok"]:
-        print(f"data and logs are kept in {directory}", file=sys.stderr)
-    else:
-        shutil.rmtree(directory)
-    result = {"target": "catch-up", **figures, "seed": options.seed, "commit": load.commit()}
-    print(json.dumps({**result, "seconds": round(time.monotonic() - began, 1)}))
-    return 0 if figures["ok"] else 1
+    return processes.concluded("catch-up", directory, figures, seed=options.seed, began=began, keep=options.keep)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import multiprocessing
 import os
 import re
@@ -201,13 +200,7 @@ def main() -> int:
         figures = asyncio.run(measure(cluster, load, options.mb, options.rate))
         if not figures["ok"]:
             print(cluster.tails(), file=sys.stderr)
-    if options.keep or not figures["ok"]:
-        print(f"data and logs are kept in {directory}", file=sys.stderr)
-    else:
-        shutil.rmtree(directory)
-    result = {"target": "slot-move", **figures, "seed": options.seed, "commit": load.commit()}
-    print(json.dumps({**result, "seconds": round(time.monotonic() - began, 1)}))
-    return 0 if figures["ok"] else 1
+    return processes.concluded("slot-move", directory, figures, seed=options.seed, began=began, keep=options.keep)
 
 
 if __name__ == "__main__":

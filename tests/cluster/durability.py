@@ -13,9 +13,7 @@ import itertools
 import json
 import logging
 import random
-import shutil
 import struct
-import subprocess
 import sys
 import tempfile
 import threading
@@ -317,16 +315,8 @@ def main() -> int:
         figures = trial.verify()
         if figures["problems"]:
             print(cluster.tails(), file=sys.stderr)
-    if figures["problems"] or options.keep:
-        print(f"data and logs are kept in {directory}", file=sys.stderr)
-    else:
-        shutil.rmtree(directory)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    ok = not figures["problems"]
-    seconds = round(time.monotonic() - began, 1)
-    result = {"target": "durability", "ok": ok, **figures, "seed": options.seed, "commit": commit.stdout.strip()}
-    print(json.dumps({**result, "seconds": seconds}))
-    return 0 if ok else 1
+    figures = {"ok": not figures["problems"], **figures}
+    return processes.concluded("durability", directory, figures, seed=options.seed, began=began, keep=options.keep)
 
 
 if __name__ == "__main__":

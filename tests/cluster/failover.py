@@ -19,7 +19,6 @@ import asyncio
 import json
 import os
 import random
-import shutil
 import signal
 import struct
 import sys
@@ -340,13 +339,7 @@ def main() -> int:
         figures = asyncio.run(run(cluster, load, options.trials, options.pause_s, options.seed))
         if not figures["ok"]:
             print(cluster.tails(), file=sys.stderr)
-    if options.keep or not figures["ok"]:
-        print(f"data and logs are kept in {directory}", file=sys.stderr)
-    else:
-        shutil.rmtree(directory)
-    result = {"target": "failover", **figures, "seed": options.seed, "commit": load.commit()}
-    print(json.dumps({**result, "seconds": round(time.monotonic() - began, 1)}))
-    return 0 if figures["ok"] else 1
+    return processes.concluded("failover", directory, figures, seed=options.seed, began=began, keep=options.keep)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,6 @@ import argparse
 import itertools
 import json
 import random
-import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -394,16 +392,8 @@ def main() -> int:
         figures = soak.verify()
         if figures["problems"]:
             print(cluster.tails(), file=sys.stderr)
-    if figures["problems"] or options.keep:
-        print(f"data and logs are kept in {directory}", file=sys.stderr)
-    else:
-        shutil.rmtree(directory)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    ok = not figures["problems"]
-    seconds = round(time.monotonic() - began, 1)
-    result = {"target": "soak-membership", "ok": ok, **figures, "seed": options.seed, "commit": commit.stdout.strip()}
-    print(json.dumps({**result, "seconds": seconds}))
-    return 0 if ok else 1
+    figures = {"ok": not figures["problems"], **figures}
+    return processes.concluded("soak-membership", directory, figures, seed=options.seed, began=began, keep=options.keep)
 
 
 if __name__ == "__main__":

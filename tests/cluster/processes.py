@@ -4,8 +4,10 @@ with Processes(tmp_path) as cluster:
     cluster.ports, cluster.kill(2), cluster.launch(2), cluster.wait()
 """
 
+import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -161,3 +163,20 @@ def run_tool(name: str, *words: str, timeout_s: float = 60) -> subprocess.Comple
         timeout=timeout_s,
         check=False,
     )
+
+
+def concluded(target: str, directory: Path, figures: dict[str, Any], *, seed: int, began: float, keep: bool) -> int:
+    """The end of a long form: data are removed unless they are wanted, the JSON line is printed; the exit code.
+
+    `figures` holds `ok`; `began` is of `time.monotonic`.
+    """
+    if keep or not figures["ok"]:
+        print(f"data and logs are kept in {directory}", file=sys.stderr)
+    else:
+        shutil.rmtree(directory)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    facts = {"seed": seed, "commit": commit.stdout.strip(), "seconds": round(time.monotonic() - began, 1)}
+    print(json.dumps({"target": target, **figures, **facts}))
+    return 0 if figures["ok"] else 1
