@@ -23,17 +23,19 @@ from iotdb_cluster.cluster.forcing import LogEnd
 from iotdb_cluster.cluster.log import Configuration, DurableLog, Install, ReplicaLog, State
 from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.replicas import Replicas
+from iotdb_cluster.cluster.settings import NodeAddress
 from iotdb_cluster.errors import CallerError, OutcomeUnknown, Status
 from iotdb_cluster.limits import APPLY_BYTES_MAX
-from iotdb_cluster.meta import Role
+from iotdb_cluster.meta import MetaState, Role
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.raft import ConfChangeType, ConfState, EntryKind, HardState, decode_conf_change
 from iotdb_cluster.world import World
 
-__all__ = ["META_FORCE_CALLS", "REACH_CALL", "MetaForcing"]
+__all__ = ["FORCE_META", "META_FORCE_CALLS", "REACH_CALL", "MetaForcing"]
 
 logger = logging.getLogger(__name__)
 
+FORCE_META = "force-meta"  # the command, by its name on the nodetool port
 META_END_CALL, META_FORCE_CALL, REACH_CALL = "meta log end", "force meta", "reach"
 META_FORCE_CALLS = (META_END_CALL, META_FORCE_CALL)
 ASK_MS = 2_000
@@ -80,15 +82,24 @@ def configurations(view: ReplicaLog, joining: set[int]) -> tuple[list[tuple[int,
 class MetaForcing:
     """One node's part in it."""
 
-    def __init__(self, world: World, log: DurableLog, replicas: Replicas, machine: MetaMachine, calls: Calls) -> None:
+    def __init__(
+        self,
+        world: World,
+        log: DurableLog,
+        replicas: Replicas,
+        machine: MetaMachine,
+        calls: Calls,
+        addresses: dict[int, NodeAddress],
+    ) -> None:
         self._world = world
+        self._addresses = addresses
         self._log = log
         self._replicas = replicas
         self._machine = machine
         self._calls = calls
         self._forcing = asyncio.Lock()
         self.commands: Mapping[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
-            "force-meta": self._force_meta
+            FORCE_META: self._force_meta
         }
 
     def register(self, calls: Calls) -> None:
@@ -101,17 +112,31 @@ class MetaForcing:
     # --- the operator's command ---------------------------------------------------------------------------------------
 
     async def _force_meta(self, request: dict[str, Any]) -> dict[str, Any]:
-        if not self._machine.state.bootstrapped:
-            raise _refused("the cluster is not founded yet, as far as this node knows: there is nothing to force")
         if self._forcing.locked():
             raise _refused("the meta group is being forced: wait for that")
         async with self._forcing:
             survey = await self._survey(accept_loss=bool(request.get("accept_loss")))
             return await self._begin(survey)
 
+    async def _as_of_the_end(self) -> MetaState:
+        """What meta has decided if all of this node's log counts: after a restart it is not known what is committed."""
+        view, machine = self._view, self._machine.apart()
+        machine.recover(view)
+        while machine.index < view.last_index():
+            machine.apply(view.entries(machine.index + 1, view.last_index() + 1, APPLY_BYTES_MAX))
+            await asyncio.sleep(0)
+            if machine.index < view.first_index() - 1:  # the log was compacted meanwhile
+                machine.recover(view)
+        return machine.state
+
     async def _survey(self, *, accept_loss: bool) -> _Survey:
         """Raises CallerError with the reason for a refusal."""
-        me, view, record = self._calls.node, self._view, self._machine.state.meta_group
+        state = await self._as_of_the_end()
+        if not state.bootstrapped:
+            raise _refused("the cluster is not founded yet, as far as this node knows: there is nothing to force")
+        for node in state.nodes:
+            self._addresses.setdefault(node.id, NodeAddress(*node.address))
+        me, view, record = self._calls.node, self._view, state.meta_group
         joining = {one.node for one in record.replicas if one.role is Role.JOINING} if record is not None else set()
         known, members = configurations(view, joining)
         asked = sorted({*members, *(one for voters in known for one in voters)} - {me})

@@ -426,7 +426,7 @@ class Node:
         self._spawn(members.run())
         archive = self._archive()
         archive.register(self._calls)
-        forcing = MetaForcing(self._world, self._log, self._replicas, self._meta_machine, self._calls)
+        forcing = MetaForcing(self._world, self._log, self._replicas, self._meta_machine, self._calls, self._addresses)
         forcing.register(self._calls)
         self._overview.extend({**members.commands, **forcing.commands, **archive.commands})
         self._endings.push_async_callback(archive.close)
@@ -463,7 +463,7 @@ class Node:
     def _meta_changed(self) -> None:
         """Follow meta: addresses, incarnations, and the replicas that this node has."""
         state = self._meta_machine.state
-        if not state.bootstrapped:
+        if not state.bootstrapped or not self._built:  # it is called once when all is built
             return
         try:
             check_stored_settings(self._settings, state.settings)

@@ -11,6 +11,7 @@ from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.cluster.meta_access import MetaAccess
+from iotdb_cluster.cluster.meta_forcing import FORCE_META
 from iotdb_cluster.cluster.reading import replica_here
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
 from iotdb_cluster.cluster.snapshots import SnapshotProgress
@@ -90,7 +91,7 @@ class Overview:
         handler = self._commands.get(str(command))
         if handler is None:
             raise CallerError(Status.UNSUPPORTED_OPERATION, f"{command!r} is not a command of this port")
-        if not self._meta.state.bootstrapped:
+        if not self._meta.state.bootstrapped and command != FORCE_META:  # that looks at what is not committed too
             return {"forming": True}
         return await handler(request)
 

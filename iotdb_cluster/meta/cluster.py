@@ -65,8 +65,8 @@ class Cluster:
 
     @property
     def ring(self) -> Ring:
-        """Those that stay."""
-        return Ring(number for number, node in self.nodes.items() if node.stays)
+        """Those that stay and live."""
+        return Ring(number for number, node in self.nodes.items() if node.stays and not node.dead)
 
     @property
     def owners(self) -> PartitionTable:

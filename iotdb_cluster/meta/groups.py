@@ -26,8 +26,7 @@ def _create(cluster: Cluster, index: int, fields: Fields) -> Any:
     if header in cluster.groups:
         return
     require_change(cluster, step=True)
-    node = cluster.nodes.get(header)
-    if node is None or not node.stays:
+    if header not in cluster.ring.nodes:
         raise refused(f"node {header} is not a member that stays, so it heads no group")
     members = cluster.ring.members(header, cluster.replication)
     replicas = tuple(Replica(cluster.take_replica(), member) for member in members)
@@ -43,7 +42,7 @@ def _shift(cluster: Cluster, index: int, fields: Fields) -> Any:
         raise refused("the members of the meta group are the nodes")
     if cluster.moving(number):
         raise refused(f"slots of group {number} move: its members do not change before that is done")
-    absent = [node for node in add if node not in cluster.nodes or not cluster.nodes[node].stays]
+    absent = [node for node in add if node not in cluster.ring.nodes]
     if absent:
         raise refused(f"nodes {absent} are not members that stay")
     replicas = []

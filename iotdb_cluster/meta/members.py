@@ -167,7 +167,7 @@ def _leave(cluster: Cluster, index: int, fields: Fields) -> Any:
     if not node.stays and (node.dead or not dead):
         return {"change": require_change(cluster).id}
     if node.stays:
-        staying = len([one for one in cluster.ring.nodes if one == identifier or not cluster.nodes[one].dead])
+        staying = len({identifier, *cluster.ring.nodes})
         if staying == 1:
             raise refused(f"node {identifier} is the last node of the cluster: stop it instead of removing it")
         if staying <= cluster.replication and not cluster.left_out(identifier):

@@ -92,7 +92,7 @@ class MetaState:
 
     @property
     def ring(self) -> Ring:
-        """Of the nodes that stay: the target of the groups."""
+        """Of the nodes that stay and live: the target of the groups."""
         return self._cluster.ring
 
     @property

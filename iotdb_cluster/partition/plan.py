@@ -158,7 +158,7 @@ def _meta_members(cluster: ClusterView) -> list[Step]:
     if steps:
         return steps
     room = cluster.meta_voters_max - len(voters & set(cluster.staying))
-    for node in [one for one in cluster.staying if one not in cluster.dead]:
+    for node in cluster.staying:
         if node not in voters:
             if room > 0 or node not in members:
                 steps.append(AddMetaMember(node, room > 0))
@@ -168,7 +168,7 @@ def _meta_members(cluster: ClusterView) -> list[Step]:
 
 def _used(cluster: ClusterView, group: GroupView) -> bool:
     """Whether the group goes on, or still has slots to give."""
-    return cluster.members[group.id].stays or group.id in cluster.owners or group.id in cluster.moving
+    return group.id in cluster.staying or group.id in cluster.owners or group.id in cluster.moving
 
 
 def _lost(cluster: ClusterView, group: GroupView) -> tuple[int, ...]:
@@ -192,15 +192,15 @@ def _forced(cluster: ClusterView) -> list[Step]:
 
 
 def _shifts(cluster: ClusterView) -> list[ShiftGroup]:
-    """Groups whose target is not what the ring says. That of a leaving header stays as it is until it is empty, but
-    waits for nobody who leaves."""
+    """Groups whose target is not what the ring says. That of a header who leaves, or is dead, stays as it is until it
+    is empty, but waits for nobody who leaves or is dead."""
     found = []
     for group in (group for group in cluster.groups if _used(cluster, group)):
         now = {replica.node: replica for replica in group.replicas if replica.wanted}
-        if cluster.members[group.id].stays:
+        if group.id in cluster.staying:
             target = set(cluster.ring.members(group.id, cluster.replication))
         else:
-            target = {node for node, replica in now.items() if replica.settled or cluster.members[node].stays}
+            target = {node for node, replica in now.items() if replica.settled or node in cluster.staying}
         add = tuple(sorted(target - set(now)))
         remove = tuple(sorted(replica.id for node, replica in now.items() if node not in target))
         if add or remove:

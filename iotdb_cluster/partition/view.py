@@ -15,7 +15,7 @@ Slots = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class MemberView:
-    """A node: `stays` is false while it leaves; `dead`: it leaves, and will not answer any more."""
+    """A node: `stays` is false while it leaves; `dead`: it will not answer any more: it leaves, or is to be removed."""
 
     id: int
     joining: bool = False
@@ -93,8 +93,8 @@ class ClusterView:
 
     @cached_property
     def staying(self) -> tuple[int, ...]:
-        """The ring: identifiers of those that stay, ascending."""
-        return tuple(sorted(node.id for node in self.nodes if node.stays))
+        """The ring: identifiers of those that stay and live, ascending. Who is dead gets nothing any more."""
+        return tuple(sorted(node.id for node in self.nodes if node.stays and not node.dead))
 
     @cached_property
     def ring(self) -> Ring:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -46,15 +48,34 @@ class Forced(Trial):
 
     def force(self, node: int, accept_loss: bool = False) -> None:
         answer = self.ask(node, {**COMMAND, "accept_loss": accept_loss})
-        assert "error" not in answer, answer
+        assert answer.get("node") == node, answer
         self.settled(node)
+
+    def log_end(self, node: int) -> tuple[int, int]:
+        """(last term, last index) of a node's meta log."""
+        log = self.groups(META_GROUP)[node].log
+        return log.term(log.last_index()), log.last_index()
+
+    def begin_and_crash(self, winner: int, victim: int) -> None:
+        """The command is on its way when a node loses power."""
+
+        async def ask() -> None:
+            with contextlib.suppress(CallerError):
+                await ask_admin(self.world, smoke._name(winner), smoke.NODETOOL_PORT + winner, COMMAND)
+
+        self.simulation.spawn(ask())
+        self.simulation.run_until(
+            lambda: self.groups(META_GROUP).keys() != {2, 4}, 20_000
+        )  # one of them has left the old generation
+        self.simulation.run_until(self.random.uniform(0, 60))
+        self.crash_and_return(victim, 500)
 
     def settled(self, node: int) -> None:
         """Every survivor is a voter again, and meta says so."""
 
         def there() -> bool:
-            groups, state = self.groups(META_GROUP), self.nodes[node]._meta.state
-            record = state.meta_group
+            groups, one = self.groups(META_GROUP), self.nodes.get(node)
+            record = one._meta.state.meta_group if one is not None and one._built else None
             return (
                 record is not None
                 and set(record.nodes) == set(self.numbers) == set(groups)
@@ -118,3 +139,56 @@ def test_two_of_three_nodes_die() -> None:
         group = trial.state().storage_group_of("root.shape0.d1")
         assert group is not None
         assert group.ttl_ms == 1_000_000_000_000
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_longest_log_begins_anew_whoever_crashes(seed: int) -> None:
+    with Forced(10 + seed, replication=2, nodes=4) as trial:
+        trial.simulation.run_until(1_000)
+        for node in trial.random.sample((1, 3), 2):
+            trial.lose(node)
+            trial.simulation.run_until(trial.random.uniform(0, 300))
+        trial.simulation.run_until(2_000)
+        ends = {node: trial.log_end(node) for node in (2, 4)}
+        winner = max(ends, key=lambda node: (ends[node], -node))
+        if len(set(ends.values())) == 2:
+            trial.refused(6 - winner, f"run it on node {winner}")
+        trial.begin_and_crash(winner, winner if seed % 2 else 6 - winner)
+        trial.until(lambda: trial.groups(META_GROUP).keys() == {2, 4})
+        if trial.groups(META_GROUP)[winner].generation == 1:
+            trial.force(winner)
+        trial.settled(winner)
+        for node in (1, 3):
+            trial.remove(2, node)
+        trial.writes_go_on()
+        trial.restart_all()
+        trial.verify()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_two_survivors_are_asked_at_once(seed: int) -> None:
+    """At most one of them begins, and never do two meta groups decide side by side."""
+    with Forced(20 + seed, replication=3, nodes=5) as trial:
+        trial.simulation.run_until(1_000)
+        for node in trial.random.sample(trial.numbers, 3):
+            trial.lose(node)
+        trial.simulation.run_until(2_000)
+        request = {**COMMAND, "accept_loss": True}
+        answers: dict[int, dict[str, Any]] = {}
+
+        async def ask(node: int) -> None:
+            await asyncio.sleep(trial.random.uniform(0, 0.02))
+            answers[node] = await ask_admin(trial.world, smoke._name(node), smoke.NODETOOL_PORT + node, request)
+
+        for node in trial.numbers:
+            trial.simulation.spawn(ask(node))
+        trial.until(lambda: len(answers) == 2)
+        begun = [node for node, answer in answers.items() if "error" not in answer]
+        assert len(begun) <= 1, answers
+        if not begun:
+            again = {node: trial.ask(node, request) for node in trial.numbers}
+            begun = [node for node, answer in again.items() if "error" not in answer]
+            assert len(begun) == 1, (answers, again)
+        trial.settled(begun[0])
+        assert len({group.generation for group in trial.groups(META_GROUP).values()}) == 1
+        assert len([group for group in trial.groups(META_GROUP).values() if group.leads]) == 1

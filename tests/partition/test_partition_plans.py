@@ -145,6 +145,19 @@ def test_a_machine_is_replaced() -> None:
     assert {(step.giver, step.receiver) for step in plan if isinstance(step, MoveSlots)} == {(2, 4)}
 
 
+def test_a_dead_node_that_is_yet_to_be_removed_gets_nothing() -> None:
+    """The meta group was forced without nodes 1 and 3; node 1 is being removed: no group goes to node 3 meanwhile."""
+    view = formed(4, 2)
+    view = replace(view, nodes=tuple(replace(node, dead=node.id == 3) for node in view.nodes), meta_voters=(2, 4))
+    plan = whole_plan(view.with_leaving(1, dead=True))
+    assert kinds(plan).count("ForceGroup") == 4  # each has one copy left, and loses it once
+    assert {step.group: step.add for step in plan if isinstance(step, ShiftGroup)} == {2: (4,), 4: (2,)}
+    moves = [step for step in plan if isinstance(step, MoveSlots)]
+    assert {step.receiver for step in moves} == {2, 4}
+    assert {slot for step in moves for slot in step.slots} == {slot for slot in range(SLOTS) if slot // 15 in (0, 2)}
+    assert plan[-3:] == [DissolveGroup(1), RemoveNode(1), Finish(1)]
+
+
 def test_a_lost_majority_waits_for_the_operator() -> None:
     view = formed(5, 3).with_leaving(1, dead=True).with_leaving(2, dead=True)
     plan = whole_plan(view)
