@@ -14,6 +14,7 @@ import asyncio
 import logging
 import struct
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from iotdb_cluster.cluster.beats import Answer, Beat, Covered
@@ -112,6 +113,7 @@ class Driver:
     def add(self, group: Group) -> None:
         check(group.id not in self.groups, "group %d is driven already", group.id)
         self.groups[group.id] = group
+        group.log.entries_read = lambda: self._when_synced(partial(self._entries_read, group))
         self._timing.start(group)
         self.wake(group)
 
@@ -122,6 +124,7 @@ class Driver:
         del self.groups[group.id]
         self._dirty.pop(group.id, None)
         self._attended.pop(group.id, None)
+        group.log.entries_read = None
         group.end()
 
     def wake(self, group: Group) -> None:
@@ -490,6 +493,13 @@ class Driver:
                     index = max(index, group.raw.configured)
                     self._log.submit([group.log.configuration(configuration, index)], lambda: None)
                     group.machine.configured(configuration, index)
+
+    def _entries_read(self, group: Group) -> None:
+        """Old entries of a group are in memory: whoever was refused them goes on."""
+        if not group.closed:
+            self._timing.touch(group)
+            group.raw.entries_read()
+            self.wake(group)
 
     def _when_synced(self, work: Callable[[], None]) -> None:
         if self._stopped:

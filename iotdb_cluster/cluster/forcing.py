@@ -116,7 +116,7 @@ class Forcing:
     async def _apply_to(self, end: int, view: ReplicaLog, machine: DataMachine) -> None:
         """Apply what the log holds; who its entries made members counts no more."""
         while (next_index := max(machine.data.applied + 1, view.first_index())) <= end:
-            machine.apply(view.entries(next_index, end + 1, APPLY_BYTES_MAX))
+            machine.apply(view.read(next_index, end + 1, APPLY_BYTES_MAX))
             await asyncio.sleep(0)
 
     async def _chosen(self, record: GroupRecord, stands: Callable[[], bool]) -> int:

@@ -67,7 +67,7 @@ def configurations(view: ReplicaLog, joining: set[int]) -> tuple[list[tuple[int,
     found = [tuple(sorted(voters))]
     at = max(view.configured + 1, view.first_index())
     while at <= view.last_index():
-        entries = view.entries(at, view.last_index() + 1, APPLY_BYTES_MAX)
+        entries = view.read(at, view.last_index() + 1, APPLY_BYTES_MAX)
         for kind, data in zip(entries.kinds, entries.data, strict=True):
             if kind == EntryKind.NORMAL:
                 continue

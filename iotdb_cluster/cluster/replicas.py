@@ -171,7 +171,7 @@ class Replicas:
         """Up to the entry that the configuration is of: that is committed, and so is all before it."""
         while machine.index < view.configured:
             first = max(machine.index + 1, view.first_index())
-            machine.apply(view.entries(first, view.configured + 1, APPLY_BYTES_MAX))
+            machine.apply(view.read(first, view.configured + 1, APPLY_BYTES_MAX))
 
     async def meta_checkpointed(self, index: int) -> None:
         """Wait until the disk holds what meta decided up to an index."""

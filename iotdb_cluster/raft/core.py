@@ -17,6 +17,7 @@ from iotdb_cluster.raft.message import (
     EntryKind,
     Message,
     MessageType,
+    NotInMemory,
     ReadState,
     Role,
     Snapshot,
@@ -43,6 +44,7 @@ class Core:
 
     __slots__ = (
         "after_append",
+        "awaits_entries",
         "config",
         "configuration",
         "election_elapsed",
@@ -85,6 +87,7 @@ class Core:
         self.after_append: list[Message] = []
         self.read_states: list[ReadState] = []
         self.read_index = ReadIndex()
+        self.awaits_entries: set[int] = set()  # members to which entries go that are being read from the disk
         self.pending_reads: list[Message] = []  # came before the first commit of the leader's term
         self.pending_conf_index = 0  # of the newest configuration entry that may not be applied yet
         self.restored_index = config.configured  # the configuration is at least that of this index
@@ -201,6 +204,9 @@ class Core:
             except Compacted:
                 # What was read of the log is not there any more: only the snapshot helps.
                 return if_empty and self._send_snapshot(to, progress)
+            except NotInMemory:
+                self.awaits_entries.add(to)
+                return False
         if entries is None:
             if not if_empty:
                 return False
@@ -258,14 +264,16 @@ class Core:
         return self.log.maybe_commit(self.term, index)
 
     def has_unapplied_conf_changes(self) -> bool:
-        log = self.log
-        low, high = log.applied + 1, log.committed + 1
-        while low < high:
-            page = log.slice(low, high, log.applying_bytes_max)
-            if any(page.kinds):
-                return True
-            low += len(page)
-        return False
+        return self.log.has_changes(self.log.applied + 1, self.log.committed + 1)
+
+    def entries_read(self) -> None:
+        """The log has in memory what it did not have when it was asked."""
+        self.log.reading = False
+        waiting, self.awaits_entries = self.awaits_entries, set()
+        if self.role is Role.LEADER:
+            for member, _ in self.others():
+                while member in waiting and self.send_append(member, if_empty=False):
+                    pass
 
     # --- roles ------------------------------------------------------------------------------------------------------
     def _reset(self, term: int) -> None:
@@ -288,6 +296,7 @@ class Core:
         self.uncommitted_bytes = 0
         self.read_index = ReadIndex()
         self.pending_reads = []
+        self.awaits_entries = set()
 
     def become_follower(self, term: int, leader: int) -> None:
         self._reset(term)

@@ -9,6 +9,7 @@ from iotdb_cluster.raft.message import (
     Compacted,
     Entries,
     LogView,
+    NotInMemory,
     Snapshot,
     Unavailable,
 )
@@ -37,6 +38,7 @@ class RaftLog:
         "committed",
         "offset",
         "offset_in_progress",
+        "reading",
         "snapshot",
         "snapshot_in_progress",
         "view",
@@ -54,6 +56,7 @@ class RaftLog:
         self.applying_bytes_max = applying_bytes_max
         self.applying_bytes = 0
         self.applying_paused = False
+        self.reading = False  # what is to be applied next is not in memory
 
     # --- where it begins and ends -----------------------------------------------------------------------------------
     @property
@@ -238,7 +241,7 @@ class RaftLog:
         return self.committed if allow_unstable else min(self.committed, self.offset - 1)
 
     def has_next_committed(self, allow_unstable: bool) -> bool:
-        if self.applying_paused or self.snapshot is not None:
+        if self.applying_paused or self.reading or self.snapshot is not None:
             return False
         return self.applying < self._appliable_to(allow_unstable)
 
@@ -248,7 +251,11 @@ class RaftLog:
             return NO_ENTRIES
         room = self.applying_bytes_max - self.applying_bytes
         check(room > 0, "%d bytes are being applied, %d may be", self.applying_bytes, self.applying_bytes_max)
-        return self.slice(self.applying + 1, self._appliable_to(allow_unstable) + 1, room)
+        try:
+            return self.slice(self.applying + 1, self._appliable_to(allow_unstable) + 1, room)
+        except NotInMemory:
+            self.reading = True
+            return NO_ENTRIES
 
     def accept_applying(self, index: int, size: int, allow_unstable: bool) -> None:
         """The state machine has entries up to `index`, of `size` bytes, in hand."""
@@ -289,13 +296,16 @@ class RaftLog:
 
     # --- reading ----------------------------------------------------------------------------------------------------
     def entries(self, low: int, bytes_max: int) -> Entries:
-        """Entries from `low` to the end, within `bytes_max`, at least one where there is one. Raises Compacted."""
+        """Entries from `low` to the end, within `bytes_max`, at least one where there is one. As `slice`."""
         if low > self.last_index:
             return NO_ENTRIES
         return self.slice(low, self.last_index + 1, bytes_max)
 
     def slice(self, low: int, high: int, bytes_max: int) -> Entries:
-        """Entries [low, high) as far as `bytes_max` allows, at least one where there is one. Raises Compacted."""
+        """Entries [low, high) as far as `bytes_max` allows, at least one where there is one.
+
+        Raises Compacted, NotInMemory.
+        """
         check(low <= high <= self.last_index + 1, "log slice [%d, %d) behind %d", low, high, self.last_index)
         if low >= self.offset:
             return self._tail(low, high).limit(bytes_max) if low < high else NO_ENTRIES
@@ -312,6 +322,11 @@ class RaftLog:
             if size + len(self._data[0]) + ENTRY_OVERHEAD_BYTES <= bytes_max:
                 return stable.concat(self._tail(cut, high).limit(bytes_max - size))
         return stable
+
+    def has_changes(self, low: int, high: int) -> bool:
+        """Whether an entry within [low, high) changes the configuration."""
+        tail = any(self._kinds[max(0, low - self.offset) : max(0, high - self.offset)])
+        return tail or (low < self.offset and self.view.has_changes(low, min(high, self.offset)))
 
     def take_snapshot(self) -> Snapshot:
         """The newest snapshot. Raises SnapshotNotReady."""

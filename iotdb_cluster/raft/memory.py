@@ -55,6 +55,10 @@ class MemoryLog:
         a, b = low - self.first_index(), high - self.first_index()
         return Entries(low, self._terms[a:b], self._kinds[a:b], self._data[a:b]).limit(bytes_max)
 
+    def has_changes(self, low: int, high: int) -> bool:
+        first = self.first_index()
+        return any(self._kinds[max(0, low - first) : high - first])
+
     def snapshot(self) -> Snapshot:
         if not self.newest_snapshot.index:
             raise SnapshotNotReady

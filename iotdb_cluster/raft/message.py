@@ -32,6 +32,7 @@ __all__ = [
     "LogView",
     "Message",
     "MessageType",
+    "NotInMemory",
     "ProposalDropped",
     "ReadState",
     "Role",
@@ -56,6 +57,10 @@ class Compacted(Exception):
 
 class Unavailable(Exception):
     """The index lies behind the last one that the log holds."""
+
+
+class NotInMemory(Exception):
+    """The entries are being read from the disk; the log tells its owner when they can be had (`entries_read`)."""
 
 
 class SnapshotNotReady(Exception):
@@ -350,7 +355,13 @@ class LogView(Protocol):
         """Term of the entry, known from `first_index() - 1` on. Raises Compacted, Unavailable."""
 
     def entries(self, low: int, high: int, bytes_max: int) -> Entries:
-        """Entries [low, high) as far as `bytes_max` (`Entries.byte_size`) allows, at least one. Raises Compacted."""
+        """Entries [low, high) as far as `bytes_max` (`Entries.byte_size`) allows, at least one.
+
+        Fewer where only some are in memory. Raises Compacted, NotInMemory.
+        """
+
+    def has_changes(self, low: int, high: int) -> bool:
+        """Whether there is an entry of another kind than NORMAL within [low, high); nothing is read for it."""
 
     def snapshot(self) -> Snapshot:
         """A snapshot as of an applied index, behind the entry that made the newest member one. Raises SnapshotNotReady.

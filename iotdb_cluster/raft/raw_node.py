@@ -371,6 +371,12 @@ class RawNode:
         """Hand the lead over; until the target has it, or an election timeout, proposals are dropped."""
         self._raft.step(Message(MessageType.TRANSFER_LEADER, source=target))
 
+    def entries_read(self) -> None:
+        """The log has in memory what it refused before (`NotInMemory`): applying, or sending it, goes on."""
+        if self._raft.put_off or self._raft.news_put_off:
+            lone.spread(self._raft)
+        self._raft.entries_read()
+
     def forget_leader(self) -> None:
         """On a follower: vote as if the leader had not been heard of; the election timeout goes on."""
         self._raft.step(Message(MessageType.FORGET_LEADER))

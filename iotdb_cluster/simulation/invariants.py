@@ -183,7 +183,7 @@ class Invariants:
         if first > last:
             return
         try:
-            entries = group.log.entries(first, last + 1, TAIL_BYTES_MAX)
+            entries = group.log.read(first, last + 1, TAIL_BYTES_MAX)
             before = group.log.term(first - 1)
         except (OSError, SystemFault, Compacted, Unavailable, PowerCut):
             return  # the node will meet that by itself, or is of an earlier life: the next has not begun yet

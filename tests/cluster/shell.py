@@ -15,7 +15,7 @@ from iotdb_cluster.cluster.group import Group, Outcome
 from iotdb_cluster.cluster.log import DurableLog, Install, LogOptions
 from iotdb_cluster.cluster.lone import AckRow, Acks, AppendRow, Appends
 from iotdb_cluster.cluster.outbox import Word
-from iotdb_cluster.limits import KIB
+from iotdb_cluster.limits import KIB, LOG_CACHE_BYTES_MAX
 from iotdb_cluster.raft import (
     Config,
     ConfState,
@@ -64,6 +64,33 @@ def world_of(seed: int, disk: SimulatedDisk | None = None) -> World:
     workers = SimulatedWorkers(loop, random.Random(seed + 1))
     files = (disk or SimulatedDisk(random.Random(seed + 2))).mount()
     return World(SimulatedClock(loop), rng, files, None, workers)  # type: ignore[arg-type]
+
+
+def watch_reads(log: DurableLog, on_the_loop: list[int]) -> None:
+    """Note the first index of each run that is not read by a worker."""
+    workers, read = log._workers, log._reads.read
+    assert workers is not None
+    run_work = workers.run
+    working = False
+
+    async def run(work: Any, *args: Any) -> Any:
+        def at_work() -> Any:
+            nonlocal working
+            working = True
+            try:
+                return work(*args)
+            finally:
+                working = False
+
+        return await run_work(at_work)
+
+    def noted(run: Any) -> Any:
+        if not working:
+            on_the_loop.append(run.first)
+        return read(run)
+
+    workers.run = run  # type: ignore[method-assign]
+    log._reads.read = noted  # type: ignore[method-assign]
 
 
 class Machine:
@@ -145,6 +172,7 @@ class Cluster:
         apply_bytes_max: int = 256 * KIB,
         group_count: int = 1,
         plain: bool = False,
+        log_cache_bytes: int = LOG_CACHE_BYTES_MAX,
     ) -> None:
         self.random = random.Random(seed)
         self.loss = 0.0
@@ -165,6 +193,7 @@ class Cluster:
         self._apply_bytes_max = apply_bytes_max
         self._group_count = group_count
         self._plain = plain
+        self._log_cache_bytes = log_cache_bytes
         self._seed = seed
         self._tasks: list[asyncio.Task[None]] = []
         self._nodes = list(range(1, count + 1))
@@ -181,7 +210,7 @@ class Cluster:
         """The first time, or after `crash`."""
         self._lives[node] += 1
         world = world_of(self._seed * 100 + node + 1000 * (self._lives[node] - 1), self._disks[node])
-        options = LogOptions(segment_bytes=1024 * KIB)
+        options = LogOptions(segment_bytes=1024 * KIB, cache_bytes_max=self._log_cache_bytes)
         fault = self.faults.append
         log = DurableLog.open(world.files, "/log", world.random, options, workers=world.workers, on_fault=fault)
         self._tasks.append(asyncio.get_running_loop().create_task(log.run()))

@@ -12,7 +12,7 @@ from iotdb_cluster.errors import NotLeader, OutcomeUnknown
 from iotdb_cluster.limits import KIB
 from iotdb_cluster.raft import Entries, MessageType
 from iotdb_cluster.simulation import VirtualLoop
-from tests.cluster.shell import Cluster, run_virtual
+from tests.cluster.shell import Cluster, run_virtual, watch_reads
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -117,6 +117,39 @@ def test_a_read_of_an_earlier_life_answers_none_of_this_one() -> None:
             waiting.cancel()
             await cluster.close()
         assert len(contexts) == 2
+
+    run_virtual(main)
+
+
+def test_old_entries_are_read_by_workers_alone() -> None:
+    """A member that was away gets them from a leader, and applies them again after its restart; no loop waits for it.
+
+    The caches hold less than one entry.
+    """
+
+    async def main() -> None:
+        cluster = Cluster(4, log_cache_bytes=1)
+        await cluster.start()
+        on_the_loop: list[int] = []
+
+        for log in cluster.logs.values():
+            watch_reads(log, on_the_loop)
+        node = await cluster.leader()
+        away = next(other for other in cluster.groups if other != node)
+        await cluster.crash(away)
+        for number in range(40):
+            (future,) = cluster.drivers[node].propose(cluster.groups[node], [b"%d " % number * 2_000])
+            await future
+        for _ in range(2):
+            await cluster.start_node(away)
+            watch_reads(cluster.logs[away], on_the_loop)
+            await cluster.settle()
+            await cluster.crash(away)
+        await cluster.start_node(away)
+        await cluster.settle()
+        assert len(cluster.machines[away].applied) == 40
+        assert not on_the_loop
+        await cluster.close()
 
     run_virtual(main)
 

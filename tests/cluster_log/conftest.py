@@ -82,6 +82,7 @@ def contents_of(log: ReplicaLog) -> ModelReplica:
         for at in range(len(entries)):
             found.entries[index + at] = (entries.terms[at], entries.kinds[at], entries.data[at])
             assert log.term(index + at) == entries.terms[at]
+            assert log.has_changes(index + at, index + at + 1) == (entries.kinds[at] > 0)
         index = entries.last + 1
     return found
 

@@ -56,8 +56,9 @@ def test_what_was_appended_comes_back(payloads: list[bytes]) -> None:
         expected.kinds,
         expected.data,
     )
-    first, count, starts = decode_terms(content)
+    first, count, starts, changes = decode_terms(content)
     assert (first, count) == (7, len(payloads))
+    assert changes == [7 + at for at, kind in enumerate(entries(payloads).kinds) if kind]
     assert starts == [(7 + at, 3 + at // 2) for at in range(0, len(payloads), 2)]
 
 

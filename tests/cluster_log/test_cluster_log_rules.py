@@ -24,8 +24,18 @@ from iotdb_cluster.cluster.log import (
     describe,
 )
 from iotdb_cluster.errors import CorruptData, InvariantViolation
-from iotdb_cluster.raft import Compacted, ConfState, Entries, HardState, Snapshot, SnapshotNotReady, Unavailable
+from iotdb_cluster.raft import (
+    Compacted,
+    ConfState,
+    Entries,
+    HardState,
+    NotInMemory,
+    Snapshot,
+    SnapshotNotReady,
+    Unavailable,
+)
 from iotdb_cluster.simulation import PowerCut, SimulatedDisk
+from tests.cluster.shell import watch_reads
 
 
 def append(replica: int, first: int, *payloads: bytes, term: int = 1) -> Append:
@@ -515,6 +525,76 @@ def test_who_reads_old_entries_finds_the_next_ones_in_memory(make_bench: Any) ->
     bench.run(main())
     assert on_the_loop[0] == 1
     assert len(on_the_loop) < count // 3
+
+
+@pytest.mark.parametrize("cache_bytes", [1, 5_000, 40_000])
+def test_an_owner_that_can_wait_never_reads_on_the_loop(make_bench: Any, cache_bytes: int) -> None:
+    """It is told when it may ask again, and always gets on, however small the cache is; two readers at once too."""
+    count, size = 60, 3_000
+    bench = make_bench(cache_bytes_max=cache_bytes, segment_bytes=1 << 20)
+    log = bench.open()
+    bench.write(log, [[append(1, index, bytes([index]) * size)] for index in range(1, count + 1)])
+    log = bench.open()
+    view = log.view(1)
+    readers = {1: 1, 2: count // 2}  # the index that each needs next
+    refused = 0
+    on_the_loop: list[int] = []
+
+    def go_on() -> None:
+        nonlocal refused
+        for reader, index in list(readers.items()):
+            try:
+                entries = view.entries(index, count + 1, 2 * size)
+            except NotInMemory:
+                refused += 1
+                continue
+            assert [data[0] for data in entries.data] == list(range(index, entries.last + 1))
+            readers[reader] = entries.last + 1
+            if entries.last == count:
+                del readers[reader]
+            asyncio.get_running_loop().call_soon(go_on)
+
+    async def main() -> None:
+        writer = asyncio.ensure_future(log.run())
+        await asyncio.sleep(0)
+        watch_reads(log, on_the_loop)
+        view.entries_read = go_on
+        go_on()
+        async with asyncio.timeout(60):
+            while readers:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await log.close()
+        await writer
+
+    bench.run(main())
+    assert refused
+    assert not on_the_loop
+
+
+def test_who_waits_for_damaged_entries_is_told_of_the_damage(make_bench: Any, kit: Any) -> None:
+    bench = make_bench(cache_bytes_max=1, segment_bytes=1 << 20)
+    log = bench.open()
+    bench.write(log, [[append(1, index, bytes([index]) * 3_000)] for index in (1, 2, 3)])
+    log = bench.open()
+    view = log.view(1)
+    bench.disk.flip(segments(bench, kit)[0], (view._positions[1] & 0xFFFFFFFF) + 1_000)
+    told: list[int] = []
+    view.entries_read = lambda: told.append(1)
+
+    async def main() -> None:
+        writer = asyncio.ensure_future(log.run())
+        await asyncio.sleep(0)
+        with pytest.raises(NotInMemory):
+            view.entries(2, 4, 1 << 20)
+        async with asyncio.timeout(60):
+            while not told:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        with pytest.raises(CorruptData, match="checksum"):
+            view.entries(2, 4, 1 << 20)
+        await log.close()
+        await writer
+
+    bench.run(main())
 
 
 def test_a_long_slice_of_old_entries_looks_ahead_once(make_bench: Any) -> None:

@@ -38,7 +38,7 @@ class Log:
     def term(self, index: int) -> int:
         return self.terms[index]
 
-    def entries(self, low: int, high: int, _: int) -> Entries:
+    def read(self, low: int, high: int, _: int) -> Entries:
         return Entries(low, self.terms[low:high], [0] * (high - low), self.payloads[low:high])
 
 
@@ -168,7 +168,7 @@ def test_the_log_of_an_earlier_life_is_not_looked_at(monkeypatch: pytest.MonkeyP
 
     world = World()
     world.a.log.terms, world.a.log.payloads = [1, 1], [b"", b"x"]
-    monkeypatch.setattr(Log, "entries", gone)
+    monkeypatch.setattr(Log, "read", gone)
     world.look()
 
 

@@ -21,6 +21,7 @@ from iotdb_cluster.cluster.log.record import (
     Record,
     Remove,
     State,
+    changes,
     content_bytes,
     term_starts,
 )
@@ -340,7 +341,8 @@ class DurableLog:
         if self.failed is not None or (self._running and self._closing):
             return
         check(not self._running, "the log's writer runs already")
-        self._running = self._reads.active = True
+        self._running = True
+        self._reads.start()
         try:
             self._keep_spares()
             while True:
@@ -493,7 +495,8 @@ class DurableLog:
                 position = number << 32 | (batch.offset + placed.offset)
                 log = self.view(record.replica)
                 starts = term_starts(entries.first, entries.terms)
-                log.append(entries.first, len(entries), starts, (position, placed.length, placed.crc))
+                place = (position, placed.length, placed.crc)
+                log.append(entries.first, len(entries), starts, changes(entries.first, entries.kinds), place)
                 log.cache(position, entries)
             elif isinstance(record, Remove):
                 self._forget(record.replica)

@@ -21,13 +21,16 @@ logger = logging.getLogger(__name__)
 
 
 class LogReads:
-    """Reads of one log. `active` while the log's writer runs: otherwise nothing is read ahead."""
+    """Reads of one log. `active`: workers read; otherwise the log's writer does not run, and all is read at once."""
 
     def __init__(self, segments: Mapping[int, Segment], workers: Workers | None) -> None:
         self._segments = segments
         self._workers = workers
         self._fetches: set[asyncio.Task[None]] = set()
         self.active = False
+
+    def start(self) -> None:
+        self.active = self._workers is not None
 
     def read(self, run: Run) -> Entries:
         """A run's entries. Raises CorruptData."""
@@ -44,7 +47,7 @@ class LogReads:
 
     def read_ahead(self, runs: Sequence[Run], done: Fetched) -> None:
         """Read runs on a worker; `done` gets, on the loop, those before the first that could not be read."""
-        if self._workers is None or not self.active:
+        if self._workers is None:
             done([])
             return
         task = asyncio.ensure_future(self._fetch(self._workers, runs, done))

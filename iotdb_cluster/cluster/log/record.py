@@ -41,6 +41,7 @@ __all__ = [
     "Record",
     "Remove",
     "State",
+    "changes",
     "content_bytes",
     "content_pieces",
     "decode_content",
@@ -328,15 +329,22 @@ def _decompressed(data: bytes, at: int, size: int) -> bytes:
     return payloads
 
 
-def decode_terms(content: Buffer) -> tuple[int, int, list[tuple[int, int]]]:
-    """(first index, count, [(index, term) where a term begins]) of an append record, without its payloads."""
+def decode_terms(content: Buffer) -> tuple[int, int, list[tuple[int, int]], list[int]]:
+    """(first index, count, [(index, term) where a term begins], [index of what is not NORMAL]) of an append record."""
     first, _, count = _append_head(content)
     at = _APPEND.size
     (low,) = struct.unpack_from(">Q", content, at)
     (high,) = struct.unpack_from(">Q", content, at + 8 * (count - 1))
-    if low == high:
-        return first, count, [(first, low)]
-    return first, count, term_starts(first, struct.unpack_from(f">{count}Q", content, at))
+    kinds = content[at + 8 * count : at + 9 * count]
+    starts = [(first, low)]
+    if low != high:
+        starts = term_starts(first, struct.unpack_from(f">{count}Q", content, at))
+    return first, count, starts, changes(first, kinds)
+
+
+def changes(first: int, kinds: Sequence[int]) -> list[int]:
+    """Indexes of the entries, the first of which is `first`, that change the configuration."""
+    return [first + at for at, kind in enumerate(kinds) if kind] if any(kinds) else []
 
 
 def term_starts(first: int, terms: Sequence[int]) -> list[tuple[int, int]]:

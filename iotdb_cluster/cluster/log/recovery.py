@@ -34,6 +34,7 @@ class Run(NamedTuple):
     first: int
     number: int
     starts: list[tuple[int, int]]
+    changes: list[int]
     place: tuple[int, int, int]
 
 
@@ -159,8 +160,10 @@ def _understood(data: bytes, segment: Segment, batch: int, placed: Placed) -> Re
     start = batch + placed.offset
     content = memoryview(data)[start : start + placed.length]
     if placed.kind is Kind.APPEND:
-        first, count, starts = decode_terms(content)
-        return Run(placed.replica, first, count, starts, (segment.number << 32 | start, placed.length, placed.crc))
+        first, count, starts, changes = decode_terms(content)
+        return Run(
+            placed.replica, first, count, starts, changes, (segment.number << 32 | start, placed.length, placed.crc)
+        )
     return decode_content(placed.kind, placed.replica, content)
 
 
@@ -219,7 +222,7 @@ def _replay_run(log: ReplicaLog, run: Run, known: set[int], broken: set[int], lo
     elif log.replica in broken:
         broken.discard(log.replica)
     known.add(log.replica)
-    log.append(run.first, run.number, run.starts, run.place)
+    log.append(run.first, run.number, run.starts, run.changes, run.place)
 
 
 # --- accepted losses --------------------------------------------------------------------------------------------------

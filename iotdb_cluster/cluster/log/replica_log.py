@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol, TypeAlias
 
 from iotdb_cluster.cluster.log.record import (
@@ -23,6 +24,7 @@ from iotdb_cluster.raft import (
     ConfState,
     Entries,
     HardState,
+    NotInMemory,
     Snapshot,
     SnapshotNotReady,
     Unavailable,
@@ -108,10 +110,14 @@ class ReplicaLog:
         self.generation = 1  # of the group
         self.chosen = 0  # the replica whose log began that generation, where it had to be chosen
         self.snapshot_source: Callable[[], Snapshot] | None = None
+        self.entries_read: Callable[[], None] | None = None  # the owner, who then asks again; without one none waits
         self._cache = cache
         self._reads = reads
         self._fetching = False  # runs are being read ahead
         self._fetch_at = 0  # index whose reading begins the next reading ahead
+        self._wanted = False  # the owner waits for runs that are read
+        self._handed: tuple[Position, Entries] | None = None  # was just read, and the cache is too small for it
+        self._unreadable: Position = 0  # a worker could not read it: who needs it is told why
         self._mark_index = 0
         self._mark_term = 0
         self._last = 0
@@ -122,6 +128,7 @@ class ReplicaLog:
         self._crcs = array("I")
         self._term_firsts = array("Q")  # where a term begins
         self._terms = array("Q")
+        self._changes = array("Q")  # entries that change the configuration
 
     # --- the core's view ----------------------------------------------------------------------------------------------
     def initial_state(self) -> tuple[HardState, ConfState]:
@@ -144,7 +151,17 @@ class ReplicaLog:
         return self._terms[bisect_right(self._term_firsts, index) - 1]
 
     def entries(self, low: int, high: int, bytes_max: int) -> Entries:
-        """Entries [low, high) within `bytes_max`, at least one. Raises Compacted, Unavailable, CorruptData."""
+        """Entries [low, high) within `bytes_max`, at least one; fewer where only some are in memory.
+
+        Where none is they are read on a worker, and `entries_read` is called. Raises NotInMemory, otherwise as `read`.
+        """
+        return self._entries(low, high, bytes_max, self._reads.active and self.entries_read is not None)
+
+    def read(self, low: int, high: int, bytes_max: int) -> Entries:
+        """The same at once, from the disk where need be. Raises Compacted, Unavailable, CorruptData, OSError."""
+        return self._entries(low, high, bytes_max, False)
+
+    def _entries(self, low: int, high: int, bytes_max: int, in_memory: bool) -> Entries:
         if low <= self._mark_index:
             raise Compacted(low)
         if high > self._last + 1:
@@ -152,7 +169,10 @@ class ReplicaLog:
         if low >= high:
             return NO_ENTRIES
         run = bisect_right(self._firsts, low, self._head) - 1
-        found = self._slice_run(run, low, high).limit(bytes_max)
+        first = self._slice_run(run, low, high, in_memory)
+        if first is None:
+            raise NotInMemory(low)
+        found = first.limit(bytes_max)
         size = found.byte_size
         if found.last + 1 == high or size >= bytes_max:
             return found
@@ -161,7 +181,9 @@ class ReplicaLog:
         # A run that was cut by `limit` is not at its end: nothing of the next ones may follow.
         while at < high and run + 1 < len(self._firsts) and at == self._firsts[run + 1]:
             run += 1
-            more = self._slice_run(run, at, high)
+            more = self._slice_run(run, at, high, in_memory)
+            if more is None:
+                break
             if size + more.byte_size > bytes_max:
                 more = more.limit(bytes_max - size)
                 if size + more.byte_size > bytes_max:
@@ -172,6 +194,9 @@ class ReplicaLog:
             data += more.data
             at = more.last + 1
         return Entries(low, terms, kinds, data)
+
+    def has_changes(self, low: int, high: int) -> bool:
+        return bisect_left(self._changes, low) < bisect_left(self._changes, high)
 
     def snapshot(self) -> Snapshot:
         """Raises SnapshotNotReady."""
@@ -224,8 +249,19 @@ class ReplicaLog:
             self._last = record.index
             self.conf_state, self.configured = record.conf_state, record.index
 
-    def append(self, first: int, count: int, starts: list[tuple[int, int]], place: tuple[Position, int, int]) -> None:
-        """A durable run of entries; `starts` says where terms begin in it, `place` its position, length and CRC."""
+    def append(
+        self,
+        first: int,
+        count: int,
+        starts: list[tuple[int, int]],
+        changes: list[int],
+        place: tuple[Position, int, int],
+    ) -> None:
+        """A durable run of entries.
+
+        `starts` says where terms begin in it, `changes` which entries change the configuration, `place` is its
+        position, length and CRC.
+        """
         if first > self._last + 1 or first <= self._mark_index:
             check(
                 first > self._mark_index,
@@ -244,6 +280,7 @@ class ReplicaLog:
             if not self._terms or self._terms[-1] != term:
                 self._term_firsts.append(index)
                 self._terms.append(term)
+        self._changes.extend(changes)
         self._last = first + count - 1
 
     def cache(self, position: Position, entries: Entries) -> None:
@@ -251,10 +288,12 @@ class ReplicaLog:
 
     def forget_entries(self) -> None:
         """No entry is left; the marks stay."""
+        self._handed = None
         for position in self._positions[self._head :]:
             self._cache.drop(position)
         self._head = 0
-        for values in (self._firsts, self._positions, self._lengths, self._crcs, self._term_firsts, self._terms):
+        runs = (self._firsts, self._positions, self._lengths, self._crcs)
+        for values in (*runs, self._term_firsts, self._terms, self._changes):
             del values[:]
         self._last = self._mark_index
 
@@ -283,12 +322,14 @@ class ReplicaLog:
     def _cut_from(self, index: int) -> None:
         if index > self._last:
             return
+        self._handed = None
         firsts = self._firsts
         while len(firsts) > self._head and firsts[-1] >= index:
             self._cache.drop(self._positions[-1])
             del firsts[-1], self._positions[-1], self._lengths[-1], self._crcs[-1]
         while self._term_firsts and self._term_firsts[-1] >= index:
             del self._term_firsts[-1], self._terms[-1]
+        del self._changes[bisect_left(self._changes, index) :]
 
     def _compact(self, index: int, term: int) -> None:
         if index <= self._mark_index:
@@ -301,6 +342,7 @@ class ReplicaLog:
         for run in range(self._head, head):
             self._cache.drop(self._positions[run])
         self._head = max(self._head, head)
+        self._handed = None
         if self._head > _TRIM_RUNS and self._head * 2 > len(self._firsts):
             for values in (self._firsts, self._positions, self._lengths, self._crcs):
                 del values[: self._head]
@@ -308,14 +350,22 @@ class ReplicaLog:
         gone = bisect_right(self._term_firsts, index + 1) - 1
         if gone > 0:
             del self._term_firsts[:gone], self._terms[:gone]
+        del self._changes[: bisect_right(self._changes, index)]
 
-    def _slice_run(self, run: int, low: int, high: int) -> Entries:
-        """The entries of a run within [low, high)."""
+    def _slice_run(self, run: int, low: int, high: int, in_memory: bool) -> Entries | None:
+        """The entries of a run within [low, high); None where it is not `in_memory`, and is being read."""
         end = self._firsts[run + 1] if run + 1 < len(self._firsts) else self._last + 1
-        entries = self._cache.get(self._positions[run])
+        position = self._positions[run]
+        entries = self._cache.get(position)
+        if entries is None and self._handed is not None and self._handed[0] == position:
+            entries = self._handed[1]
         if entries is None:
+            if in_memory and position != self._unreadable:
+                self._wanted = True
+                self._read_ahead(run)
+                return None
             entries = self._reads.read(self._run(run))
-            self._cache.put(self._positions[run], entries)
+            self._cache.put(position, entries)
             self._read_ahead(run + 1)
         elif self._firsts[run] == self._fetch_at:
             self._read_ahead(run + 1)
@@ -340,11 +390,19 @@ class ReplicaLog:
             run += 1
         if runs:
             self._fetching, self._fetch_at = True, runs[0].first
-            self._reads.read_ahead(runs, self._fetched)
+            self._reads.read_ahead(runs, partial(self._fetched, runs[0].position))
 
-    def _fetched(self, found: list[tuple[Run, Entries]]) -> None:
+    def _fetched(self, asked: Position, found: list[tuple[Run, Entries]]) -> None:
+        """`asked` and what follows were to be read, `found` could be."""
         self._fetching = False
+        self._unreadable = 0 if found else asked
         for run, entries in found:
             at = bisect_right(self._firsts, run.first, self._head) - 1
-            if at >= self._head and self._positions[at] == run.position and self._firsts[at] == run.first:
+            if at >= self._head and self._run(at) == run:
                 self._cache.put(run.position, entries)
+        if self._wanted:
+            self._wanted = False
+            # A cache that does not hold it any more must not keep the owner from it.
+            self._handed = (asked, found[0][1]) if found and self._cache.get(asked) is None else None
+            if self.entries_read is not None:
+                self.entries_read()
