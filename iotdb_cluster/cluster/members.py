@@ -75,6 +75,7 @@ class Members:
             "set-replication": self._set_replication,
             "pause": self._pause,
             "resume": self._resume,
+            "force-group": self._force_group,
         }
 
     def register(self, calls: Calls) -> None:
@@ -339,6 +340,35 @@ class Members:
     async def _resume(self, request: dict[str, Any]) -> dict[str, Any]:
         del request
         return await self._propose(commands.resume_change)
+
+    async def _force_group(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Let a data group go on without its replicas on nodes that nobody reaches, also where that may lose points."""
+        self._require_formed()
+        try:
+            await self._meta.barrier(self._deadline(BARRIER_MS))
+        except CallerError as error:
+            text = (
+                f"the meta group decides nothing ({error.message}): where its majority is dead, force-meta comes first"
+            )
+            raise CallerError(Status.START_UP_ERROR, text) from None
+        number, state = int(request.get("group", 0)), self._meta.state
+        record = state.group(number)
+        if record is None or number == META_GROUP:
+            raise CallerError(Status.START_UP_ERROR, f"there is no data group {number}: nodetool groups shows them")
+        known = {node.id: node for node in state.nodes}
+        asked = [node for node in record.nodes if not known[node].dead]
+        reached = dict(zip(asked, await asyncio.gather(*map(self._is_there, asked)), strict=True))
+        dead = [replica for replica in record.replicas if not reached.get(replica.node, False)]
+        if not dead:
+            raise CallerError(Status.START_UP_ERROR, f"every member of group {number} answers: it needs no force")
+        generation, accept = record.generation + 1, bool(request.get("accept_loss"))
+        value = await self._propose(
+            lambda request: commands.force_group(request, number, generation, [one.id for one in dead], accept)
+        )
+        return {"group": number, "generation": generation, "left_out": [one.node for one in dead], **value}
+
+    async def _is_there(self, node: int) -> bool:
+        return node == self._calls.node or await self._is_reached(node)
 
     async def _rebalance(self, request: dict[str, Any]) -> dict[str, Any]:
         by = str(request.get("by", "slots"))

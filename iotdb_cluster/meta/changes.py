@@ -54,12 +54,22 @@ def begin_or_alter(cluster: Cluster, index: int, kind: ChangeKind, node: int) ->
         cluster.change = replace(cluster.change, wanted=())
 
 
+def _complete(cluster: Cluster) -> bool:
+    """Whether each group has the members that the ring says; one that was forced may lack some."""
+    ring, groups = cluster.ring, [group for number, group in cluster.groups.items() if number != META_GROUP]
+    return all(
+        set(group.nodes) == set(ring.members(group.id, cluster.replication))
+        for group in groups
+        if group.id in ring.nodes
+    )
+
+
 def _set_replication(cluster: Cluster, index: int, fields: Fields) -> Any:
     replication = fields.number("replication")
     if replication < 1:
         raise CallerError(Status.ILLEGAL_PARAMETER, f"a replication number of {replication}: it must be above 0")
     none_under_way(cluster)
-    if replication == cluster.replication:
+    if replication == cluster.replication and _complete(cluster):
         return {"change": 0}
     cluster.settings = {**cluster.settings, "replication": replication}
     cluster.change = Change(index, ChangeKind.REPLICATION)

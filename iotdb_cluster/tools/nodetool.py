@@ -220,6 +220,7 @@ main.add_command(nodetool_archive.backup)
 main.add_command(nodetool_archive.restore)
 main.add_command(nodetool_archive.content)
 for _command in (
+    nodetool_members.force_group,
     nodetool_members.force_meta,
     nodetool_members.header,
     nodetool_members.migration,

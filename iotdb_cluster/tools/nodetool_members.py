@@ -12,9 +12,21 @@ import click
 from iotdb_cluster.limits import MIB
 from iotdb_cluster.tools.exits import REFUSED
 
-__all__ = ["COMMANDS", "force_meta", "header", "migration", "pause", "rebalance", "resume", "set_replication", "slot"]
+__all__ = [
+    "COMMANDS",
+    "force_group",
+    "force_meta",
+    "header",
+    "migration",
+    "pause",
+    "rebalance",
+    "resume",
+    "set_replication",
+    "slot",
+]
 
 COMMANDS = {
+    "force-group": "Let a data group go on without its dead replicas, also with loss",
     "force-meta": "Begin the meta group anew without its dead members, on a survivor",
     "header": "Print information about the data group that a node heads",
     "migration": "Print the change of members under way, and the slots that move",
@@ -174,6 +186,22 @@ def force_meta(asker: Asker, accept_loss: bool) -> None:
         f"other members: {', '.join(f'node {node}' for node in answer['survivors']) or 'none'}",
         f"left out as dead: {', '.join(f'node {node}' for node in answer['left_out'])}; remove or replace each of them "
         "now: remove-node.sh, add-node.sh --replace",
+    ]
+    asker.show(answer, lines)
+
+
+@click.command("force-group")
+@click.argument("group", type=int)
+@click.option("--accept-loss", is_flag=True, help="Also where the dead may have points that no survivor has.")
+@click.pass_obj
+def force_group(asker: Asker, group: int, accept_loss: bool) -> None:
+    """Let a data group that lost its majority go on without its dead replicas"""
+    answer = asker("force-group", timeout_s=LONG_S, group=group, accept_loss=accept_loss)
+    left_out = ", ".join(f"node {node}" for node in answer["left_out"])
+    lines = [
+        f"group {group} begins generation {answer['generation']} without its replicas on {left_out}",
+        "remove or replace these nodes: remove-node.sh, add-node.sh --replace; for one that comes back say "
+        "set-replication with the present number, then it gets replicas again",
     ]
     asker.show(answer, lines)
 

@@ -41,8 +41,8 @@ class Forced(Trial):
         port = smoke.NODETOOL_PORT + node
         return self.simulation.run(ask_admin(self.world, smoke._name(node), port, request), 120_000)
 
-    def refused(self, node: int, text: str) -> None:
-        answer = self.ask(node, COMMAND)
+    def refused(self, node: int, text: str, group: int = 0) -> None:
+        answer = self.ask(node, {"command": "force-group", "group": group} if group else COMMAND)
         assert answer["code"] == 504
         assert text in answer["error"]
 
@@ -69,6 +69,15 @@ class Forced(Trial):
         )  # one of them has left the old generation
         self.simulation.run_until(self.random.uniform(0, 60))
         self.crash_and_return(victim, 500)
+
+    def force_groups(self, through: int, lost: list[int]) -> None:
+        """Each data group goes on without the lost nodes, which were its majority."""
+        self.refused(through, "there is no data group 77", group=77)
+        for group in self.state().groups:
+            self.refused(through, "would be lost; bring one back, or say --accept-loss", group=group.id)
+            forced = self.ask(through, {"command": "force-group", "group": group.id, "accept_loss": True})
+            assert sorted(forced["left_out"]) == sorted(lost), forced
+            self.refused(through, f"every member of group {group.id} answers: it needs no force", group=group.id)
 
     def settled(self, node: int) -> None:
         """Every survivor is a voter again, and meta says so."""
@@ -139,6 +148,12 @@ def test_two_of_three_nodes_die() -> None:
         group = trial.state().storage_group_of("root.shape0.d1")
         assert group is not None
         assert group.ttl_ms == 1_000_000_000_000
+        trial.force_groups(one, lost)
+        for node in lost:
+            trial.remove(one, node)
+        trial.writes_go_on()
+        trial.restart_all()
+        trial.writes_go_on()
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -328,6 +328,7 @@ def test_force_group_below_a_majority_loses() -> None:
     group = meta.state.group(1)
     assert group is not None
     assert [replica.node for replica in group.replicas] == [3]
+    assert meta.do(commands.set_replication, 3)["change"]  # the number is the same, and group 1 lacks replicas
 
 
 def test_the_meta_group_was_forced() -> None:
