@@ -7,16 +7,20 @@ gives bytes (`packing`, or an entry's own) so that both ways are the same.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias, TypeVar
 
 from iotdb_cluster.cluster.outbox import Channel
+from iotdb_cluster.cluster.waits import SLOW_MS, Waits
 from iotdb_cluster.data import NotReady
 from iotdb_cluster.errors import CallerError, NotLeader, OutcomeUnknown, Status
 from iotdb_cluster.limits import FORWARD_HOPS_MAX
 from iotdb_cluster.world import World
 
 __all__ = ["Calls", "Deadline", "Handler", "Leaders", "Peers", "Responses"]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Handler: TypeAlias = Callable[[memoryview, "Deadline"], Awaitable[bytes]]
@@ -35,13 +39,15 @@ ATTEMPT_MS_MAX = 5_000  # of one try at a leader: a dead connection must not eat
 
 
 class Deadline:
-    """A moment after which nobody waits any more."""
+    """A moment after which nobody waits any more; `waits` tells what was waited for until then."""
 
-    __slots__ = ("_world", "at_ms")
+    __slots__ = ("_began_ms", "_world", "at_ms", "waits")
 
-    def __init__(self, world: World, timeout_ms: float) -> None:
+    def __init__(self, world: World, timeout_ms: float, waits: Waits | None = None) -> None:
         self._world = world
-        self.at_ms = world.clock.monotonic_ms() + timeout_ms
+        self._began_ms = world.clock.monotonic_ms()
+        self.at_ms = self._began_ms + timeout_ms
+        self.waits = Waits() if waits is None else waits
 
     @property
     def left_ms(self) -> float:
@@ -58,7 +64,13 @@ class Deadline:
 
     def within(self, limit_ms: float) -> Deadline:
         """The earlier of this moment and `limit_ms` from now."""
-        return Deadline(self._world, min(self.left_ms, limit_ms))
+        return Deadline(self._world, min(self.left_ms, limit_ms), self.waits)
+
+    def tell_if_slow(self, what: str) -> None:
+        """Log what was waited for, where that took long."""
+        took_ms = self._world.clock.monotonic_ms() - self._began_ms
+        if took_ms >= SLOW_MS:
+            logger.info("%s took %.0f ms: %s", what, took_ms, self.waits)
 
 
 class Peers(Protocol):
@@ -133,15 +145,19 @@ class Leaders:
         self._members = members
         self._hints: dict[int, int] = {}
         self._running: dict[int, dict[asyncio.Timeout, int]] = {}  # by group: attempts under way, and at which node
+        self._pausing: dict[int, dict[asyncio.Future[None], None]] = {}  # by group: who waits for a leader, in order
         self.responses = Responses(world)
 
     def changed(self, group: int) -> None:
-        """This node's replica knows another leader: who waits for a node that led before asks that one instead.
+        """This node's replica knows another leader: who waits for one, or for a node that led before, asks it at once.
 
         A node that stands still, or is cut off, refuses nothing; its silence would cost `ATTEMPT_MS_MAX`.
         """
         leader = self._known(group)
         if leader:
+            for pause in self._pausing.pop(group, ()):
+                if not pause.done():
+                    pause.set_result(None)
             now = asyncio.get_running_loop().time()
             for limit, node in self._running.get(group, {}).items():
                 if node != leader and not limit.expired():
@@ -199,6 +215,7 @@ class Leaders:
         while True:
             failure: CallerError
             hint = 0
+            began_ms = self._world.clock.monotonic_ms()
             if not node:
                 failure = CallerError(Status.PARTITION_NOT_READY, "the cluster is still being formed: try again")
             else:
@@ -208,6 +225,7 @@ class Leaders:
                     else:
                         answer = await attempt(node, deadline)
                     self._hints[group] = node
+                    self._waited(deadline, f"group {group}, the answer of node {node}", began_ms)
                     return answer
                 except NotLeader as error:
                     failure, hint = error, error.leader
@@ -229,6 +247,7 @@ class Leaders:
             # whole deadline again.
             following = self._next(group, node)
             self._hints[group] = following
+            self._waited(deadline, f"group {group}: {failure.message}", began_ms)
             hops += 1
             if hint and hint != node and hops <= FORWARD_HOPS_MAX and not deadline.passed:
                 self._hints[group] = hint
@@ -237,9 +256,26 @@ class Leaders:
             hops = 0  # two that name each other are left alone for a moment
             if deadline.left_ms <= wait_ms:
                 raise unknown or failure
-            await asyncio.sleep(wait_ms / 1000)
+            began_ms = self._world.clock.monotonic_ms()
+            await self._pause(group, wait_ms)
+            self._waited(deadline, f"group {group}: {failure.message}", began_ms)
             wait_ms = min(wait_ms * 2, RETRY_MS_MAX)
             node = self._next(group, node)
+
+    async def _pause(self, group: int, ms: float) -> None:
+        """So long, or until this node's replica knows another leader."""
+        pausing = self._pausing.setdefault(group, {})
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        pausing[woken] = None
+        try:
+            await asyncio.wait([woken], timeout=ms / 1000)
+        finally:
+            pausing.pop(woken, None)
+            if not pausing and self._pausing.get(group) is pausing:
+                del self._pausing[group]
+
+    def _waited(self, deadline: Deadline, why: str, since_ms: float) -> None:
+        deadline.waits.add(why, self._world.clock.monotonic_ms() - since_ms)
 
     async def nearest(self, group: int, attempt: Callable[[int, Deadline], Awaitable[T]], deadline: Deadline) -> T:
         """`attempt(node, deadline)`, a read, at the member that answers soonest; the others follow where it fails."""

@@ -167,6 +167,11 @@ class Driver:
         """Whether anything came from a node within the last ticks."""
         return self._timing.heard_lately(node)
 
+    def gone(self, node: int) -> None:
+        """Nobody listens any more where a node did, so its process has ended; where it led there are elections soon."""
+        if not self._stopped:
+            self._timing.gone(node)
+
     def told(self, node: int, word: Word) -> None:
         """A node says something of many groups."""
         if isinstance(word, Appends):

@@ -79,6 +79,7 @@ class MetaAccess:
 
     async def barrier(self, deadline: Deadline) -> None:
         """Afterwards `state` holds every decision that was acknowledged before the call. 705 where that fails."""
+        left_ms = deadline.left_ms
         try:
             async with asyncio.timeout(max(0.0, deadline.left_ms) / 1000):
                 await self._driver.read_barrier(self._group)
@@ -86,6 +87,8 @@ class MetaAccess:
             raise CallerError(
                 Status.CONSISTENCY_FAILURE, "the meta group has no leader that answers: try again"
             ) from None
+        finally:
+            deadline.waits.add("the meta group's barrier", left_ms - deadline.left_ms)
 
     async def moved(self, seen: int, deadline: Deadline) -> None:
         """A group does not own a slot any more as the table of `seen` (its `members_changed`) has it: wait for a newer.
@@ -93,6 +96,7 @@ class MetaAccess:
         Meta may not have decided yet: then for a while, and the caller asks the group again in any case.
         """
         limit = deadline.within(MOVED_WAIT_MS)
+        began_ms = limit.left_ms
         try:
             await self.barrier(limit)
             async with asyncio.timeout(max(0.0, limit.left_ms) / 1000):
@@ -100,6 +104,8 @@ class MetaAccess:
                     await self.change()
         except (CallerError, TimeoutError) as error:
             logger.debug("slots move, and meta does not say where to: %s", error)
+        finally:
+            deadline.waits.add("slots move", began_ms - limit.left_ms)
 
     async def change(self) -> None:
         """Wait until `changed` is called."""

@@ -248,6 +248,7 @@ class Node:
         outbox = PeerOutbox(identity.identifier, identity.incarnation, self._peers.send_raft)
         tick_ms = settings.heartbeat_interval_ms / TICK_PART
         self._driver = Driver(world, self._log, outbox, identity.identifier, tick_ms, self._fault)
+        self._peers.gone = self._driver.gone
         self._leaders = Leaders(world, self._leader_here, self._members)
         self._requests = RequestIds(identity.identifier, identity.start_number)
         self._proposals = Proposals(self._calls, self._leaders, self._requests)

@@ -40,8 +40,15 @@ class NodePeers:
         address_of: Callable[[int], NodeAddress | None],
         connect_timeout_ms: float,
     ) -> None:
-        self._pool = PeerPool(world, identity, connect_timeout_ms)
+        self._pool = PeerPool(world, identity, connect_timeout_ms, self._port_gone)
         self._address_of = address_of
+        self._sent: dict[tuple[str, int], int] = {}  # who was last sent Raft batches at an address
+        self.gone: Callable[[int], None] = lambda _: None  # is called with a node whose process has ended
+
+    def _port_gone(self, host: str, port: int) -> None:
+        node = self._sent.pop((host, port), 0)
+        if node:
+            self.gone(node)
 
     def identify(self, identity: PeerIdentity) -> None:
         self._pool.identify(identity)
@@ -56,7 +63,10 @@ class NodePeers:
     def send_raft(self, node: int, channel: Channel, batch: bytes) -> bool:
         """Send a batch; False: it was dropped, which Raft makes good."""
         address = self._address_of(node)
-        return address is not None and self._peer(address, channel).send(batch)
+        if address is None:
+            return False
+        self._sent[address.host, _PORTS[channel](address)] = node
+        return self._peer(address, channel).send(batch)
 
     async def call(self, node: int, channel: Channel, method: str, body: bytes, timeout_ms: float) -> memoryview:
         """As `calls.Peers`."""

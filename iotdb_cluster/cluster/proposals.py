@@ -142,9 +142,11 @@ class Proposals:
                     raise
                 if deadline.left_ms <= pause_ms:
                     raise CallerError(Status.TIME_OUT, f"the time was up while waiting: {refusal.message}") from None
+                waiting_for = refusal.message
             except CallerError as error:
                 if type(error) is CallerError and error.code == Status.TIME_OUT:
                     raise OutcomeUnknown(error.message) from None
                 raise
+            deadline.waits.add(waiting_for, pause_ms)
             await asyncio.sleep(pause_ms / 1000)
             pause_ms = min(pause_ms * 2, PAUSE_MS_MAX)

@@ -153,11 +153,26 @@ class Queries:
         timeout_ms: int,
     ) -> QueryResult:
         limit_ms = timeout_ms if timeout_ms > 0 else self._services.settings.query_timeout_ms
-        now_ms = entry.info.start_ms
         context = QueryContext(zone=zone, version=self._version, series_max=self._services.settings.query_series_max)
         deadline = Deadline(self._world, limit_ms)
+        try:
+            return await self._planned(session, statement, entry, context, fetch_rows, deadline)
+        finally:
+            deadline.tell_if_slow(f"query {entry.info.id}, until its first rows,")
+
+    async def _planned(
+        self,
+        session: Session,
+        statement: Statement,
+        entry: _Running,
+        context: QueryContext,
+        fetch_rows: int,
+        deadline: Deadline,
+    ) -> QueryResult:
+        """Anew where its data have moved meanwhile."""
+        limit_ms = deadline.left_ms
         for attempt in range(REPLANS_MAX):
-            reads = StatementReads(self._services, Deadline(self._world, limit_ms), now_ms)
+            reads = StatementReads(self._services, Deadline(self._world, limit_ms, deadline.waits), entry.info.start_ms)
             try:
                 runner = _Runner(self._world, reads, entry, session.user, statement, limit_ms)
                 await runner.bounded(reads.begin)
@@ -224,7 +239,7 @@ class _Runner:
 
     async def run(self, steps: Steps[T]) -> T:
         """The generator's result; 701 where the statement's time is up."""
-        self._reads.extend(Deadline(self._world, self._limit_ms))
+        self._reads.extend(self._limit_ms)
         try:
             return await self.bounded(lambda: self._run(steps))
         finally:

@@ -143,9 +143,9 @@ class StatementReads:
                 if self._consistency == "strong":
                     raise
 
-    def extend(self, deadline: Deadline) -> None:
+    def extend(self, limit_ms: float) -> None:
         """A later fetch of the same statement has a time of its own."""
-        self._deadline = deadline
+        self._deadline = Deadline(self._s.world, limit_ms, self._deadline.waits)
 
     async def answer(self, request: Request) -> Any:
         """The answer to a request; raises CallerError. Where slots have moved it is asked anew, at their new owners."""

@@ -240,6 +240,19 @@ class Timing:
             peer.beats_alive = True
         return answer
 
+    def gone(self, node: int) -> None:
+        """The process of a node has ended: who follows it waits for it no longer."""
+        peer = self._peers.get(node)
+        if peer is not None and peer.beats_alive:
+            peer.beats_alive = False
+            self._released(peer.receiver.held())
+        for group in list(self._groups.values()):
+            raw = group.raw
+            if raw.role is Role.FOLLOWER and raw.leader and group.nodes.get(raw.leader) == node:
+                self.touch(group)
+                raw.leader_is_gone()
+                self.schedule(group)
+
     def commit_known(self, group: Group, pair: Covered) -> bool:
         """Take what a leader has committed; False where the replica does not follow it in that term."""
         self.touch(group)

@@ -90,6 +90,12 @@ class Writer:
 
     async def insert(self, blocks: Sequence[Block], now: int, deadline: Deadline) -> list[Failure]:
         """Write every block; what failed. Rows that are older than their storage group's TTL fail with 305."""
+        try:
+            return await self._insert(blocks, now, deadline)
+        finally:
+            deadline.tell_if_slow("an insert")
+
+    async def _insert(self, blocks: Sequence[Block], now: int, deadline: Deadline) -> list[Failure]:
         failures: list[Failure] = []
         work = [_Work(origin, block) for origin, block in enumerate(blocks)]
         pause_ms = 0.0
@@ -104,7 +110,8 @@ class Writer:
                         continue
                     moved |= isinstance(error, Moved)
                     if _is_outdated(error) and deadline.left_ms > pause_ms:
-                        self._forget(part)
+                        if not isinstance(error, Moved):
+                            self._forget(part)
                         work += part.work
                     else:
                         failures += [Failure(item.origin, item.rows, error) for item in part.work]
@@ -249,7 +256,10 @@ class Writer:
             self._cache.popitem(last=False)
 
     def _forget(self, part: _Part) -> None:
-        """What led to a refusal as moved or stale: the group's resolved series and its open unit."""
+        """What led to a refusal as stale: the group's resolved series and its open unit.
+
+        Both stay where the slot moved: it takes them along, and the schema slot may be on its way as well.
+        """
         self._open_units.pop((part.group.id, part.partition), None)
         for item in part.work:
             self._cache.pop((item.block.device, item.block.shape), None)

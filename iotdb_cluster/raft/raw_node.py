@@ -13,6 +13,7 @@ what stands there. There are two ways to say that it is done:
 
 from __future__ import annotations
 
+from bisect import bisect
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -44,6 +45,7 @@ from iotdb_cluster.raft.raft import Raft
 
 __all__ = ["MemberStatus", "RawNode", "Ready", "SoftState", "Status"]
 
+GONE_TICKS = 2  # between the elections of two voters who hear that the leader's process has ended
 _LOCAL: Final = frozenset(
     (
         MessageType.HUP.value,
@@ -260,6 +262,20 @@ class RawNode:
     def leader_is_alive(self) -> None:
         """On a follower: its leader of this term was heard of by another way; counts as an empty heartbeat."""
         self._raft.election_elapsed = 0
+
+    def leader_is_gone(self) -> None:
+        """On a follower: its leader's process has ended. Its patience is over, and an election comes soon.
+
+        As if the clock had run fast: nothing but how soon there is another leader depends on it. The voters behind the
+        leader, in the order of their ids, begin one after another, so that they do not split the votes.
+        """
+        raft = self._raft
+        if raft.election_elapsed >= raft.config.election_tick or not raft.promotable:
+            return
+        voters = raft.configuration.voters
+        place = (bisect(voters, raft.id) - bisect(voters, raft.leader) - 1) % len(voters)
+        raft.election_elapsed = raft.config.election_tick
+        raft.election_timeout = min(2 * raft.config.election_tick, raft.election_elapsed + 1 + GONE_TICKS * place)
 
     def commit_known(self, commit: int) -> None:
         """On a follower: its leader of this term told by another way that it has committed so far; as a heartbeat.

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeAlias
 
 from iotdb_cluster.errors import CallerError, OutcomeUnknown, Status
@@ -97,8 +98,12 @@ class PeerClient:
         port: int,
         identity: PeerIdentity,
         connect_timeout_ms: float = CONNECT_TIMEOUT_MS,
+        gone: Callable[[], None] = lambda: None,
     ) -> None:
+        """`gone()` is called when a connection broke and the next one is refused: the peer's process has ended."""
         self.connect_timeout_ms = connect_timeout_ms
+        self._gone = gone
+        self._broke = False  # a connection stood, and no attempt since has ended
         self.host = host
         self.port = port
         self.name = f"{host}:{port} ({identity.purpose})"
@@ -224,6 +229,7 @@ class PeerClient:
         if error is None:
             self._backoff_ms = 0.0
             self._failure = ""
+            self._broke = False
             if self._stream is not None:
                 self._progress = 0
                 self._look_later()
@@ -233,6 +239,9 @@ class PeerClient:
         else:
             self._failure = f"{type(error).__name__}: {error}"
             _log.error("unexpected failure while connecting to %s", self.name, exc_info=error)
+        if self._broke and isinstance(error, ConnectionRefusedError):
+            self._gone()
+        self._broke = False
         self._backoff_ms = min(max(2 * self._backoff_ms, _FIRST_BACKOFF_MS), PEER_BACKOFF_MS_MAX)
         pause = self._backoff_ms * (0.5 + self._world.random.random() / 2)
         self._retry_at_ms = self._world.clock.monotonic_ms() + pause
@@ -241,6 +250,8 @@ class PeerClient:
         if self._stream is stream:
             self._stream = None
             self._failure = "the connection broke"
+            self._broke = True
+            self._connect_if_due()  # whether anybody is there still
         if self._watch is not None and self._stream is None:
             self._watch.cancel()
             self._watch = None
@@ -283,8 +294,16 @@ def _seen(ping: asyncio.Future[memoryview]) -> None:
 class PeerPool:
     """The connections of a node to its peers: one for each (host, port, purpose)."""
 
-    def __init__(self, world: World, identity: PeerIdentity, connect_timeout_ms: float = CONNECT_TIMEOUT_MS) -> None:
+    def __init__(
+        self,
+        world: World,
+        identity: PeerIdentity,
+        connect_timeout_ms: float = CONNECT_TIMEOUT_MS,
+        gone: Callable[[str, int], None] = lambda *_: None,
+    ) -> None:
+        """`gone(host, port)`: see `PeerClient`."""
         self._connect_timeout_ms = connect_timeout_ms
+        self._gone = gone
         node()  # its file is read now, not at the first connection
         self._world = world
         self._identity = identity
@@ -308,7 +327,9 @@ class PeerPool:
         found = self._peers.get(key)
         if found is None:
             identity = replace(self._identity, purpose=purpose)
-            found = self._peers[key] = PeerClient(self._world, host, port, identity, self._connect_timeout_ms)
+            found = self._peers[key] = PeerClient(
+                self._world, host, port, identity, self._connect_timeout_ms, partial(self._gone, host, port)
+            )
         return found
 
     async def forget(self, host: str, port: int) -> None:

@@ -39,6 +39,9 @@ SETTLE_S = 2.0
 CHANGE_S_MAX = 600.0  # of one join or leave
 NODES_MIN, NODES_MAX = 3, 6
 PROBLEMS_SHOWN = 12
+PULSE_S = 0.02
+SLOW_S, SLOW_SHOWN = 1.0, 5  # calls that are told with what went on meanwhile
+LINES_SHOWN, LINE_CHARS = 30, 240
 
 
 @dataclass
@@ -164,6 +167,28 @@ class Reader(Client):
         time.sleep(0.02)
 
 
+class Pulse(threading.Thread):
+    """When this process itself stood still: on a busy machine a call may seem slow that was not."""
+
+    def __init__(self, stopped: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self.stopped = stopped
+        self.paused: list[tuple[float, float]] = []
+
+    def run(self) -> None:
+        before = time.monotonic()
+        while not self.stopped.is_set():
+            time.sleep(PULSE_S)
+            now = time.monotonic()
+            if now - before > 3 * PULSE_S:
+                self.paused.append((before, now))
+            before = now
+
+    def during(self, call: Call) -> float:
+        """Seconds of a call."""
+        return sum(max(0.0, min(high, call.ended) - max(low, call.began)) for low, high in self.paused)
+
+
 class Soak:
     """A cluster under load, and changes of its members."""
 
@@ -180,6 +205,7 @@ class Soak:
         self.problems: list[str] = []
         self.writers = [Writer(self, number) for number in range(WRITERS)]
         self.readers = [Reader(self, number) for number in range(READERS)]
+        self.pulse = Pulse(self.stopped)
 
     def connect(self, node: int) -> Any:
         return self.replay.Peer("127.0.0.1", self.cluster.member(node).client_port, {})
@@ -191,6 +217,7 @@ class Soak:
             if made != ["ok"]:
                 raise RuntimeError(f"{writer.device}: {made}")
         peer.close()
+        self.pulse.start()
         for client in (*self.writers, *self.readers):
             client.start()
 
@@ -291,9 +318,27 @@ class Soak:
             "points": sum(len(writer.acknowledged) for writer in self.writers),
             "reads": sum(len(reader.calls) for reader in self.readers),
             "longest_wait_s": round(max((call.ended - call.began for call in fair), default=0.0), 3),
+            "slowest": self._slowest([call for call in fair if not call.error]),
             "problems": len(problems),
             "examples": list(dict.fromkeys(problems))[:PROBLEMS_SHOWN],
         }
+
+    def _slowest(self, calls: list[Call]) -> list[str]:
+        """The slowest calls that took more than a second, each with what the nodes said meanwhile."""
+        slow = sorted((call for call in calls if call.ended - call.began >= SLOW_S), key=lambda c: c.began - c.ended)
+        said = sorted(
+            (line[11:23], f"{member.number}: {line[11:23]} {line.partition(' - ')[2]}"[:LINE_CHARS])
+            for member in (self.cluster.members if slow else ())
+            for line in self.cluster.log(member.number).splitlines()
+            if line[:2] == "20"
+        )
+        found = []
+        for call in slow[:SLOW_SHOWN]:
+            low, high = (_clock(when) for when in (call.began - 0.5, call.ended + 0.1))
+            what = f"{_kind(call)} through node {call.node}, this process paused {self.pulse.during(call):.2f} s"
+            found.append(f"{_clock(call.began)}: {call.ended - call.began:.2f} s, {what}")
+            found += [text for when, text in said if low <= when <= high][:LINES_SHOWN]
+        return found
 
     def _was_gone(self, call: Call) -> bool:
         return any(low <= call.ended and call.began <= high for low, high in self.gone[call.node])
@@ -322,9 +367,8 @@ class Soak:
                 if call.error:
                     yield f"a call through node {call.node}, which was in service, failed: {call.error[:300]}"
                 elif call.ended - call.began >= stall_s_max:
-                    began = time.strftime("%H:%M:%S", time.localtime(time.time() - time.monotonic() + call.began))
-                    what = "an insert" if call.points else "a read"
-                    yield f"{what} through node {call.node}, begun at {began}, took {call.ended - call.began:.2f} s"
+                    took = f"took {call.ended - call.began:.2f} s"
+                    yield f"{_kind(call)} through node {call.node}, begun at {_clock(call.began)}, {took}"
 
     def _halves(self, contents: dict[str, dict[int, float]]) -> Iterator[str]:
         """Units of failed calls of which a part is there; points that nobody wrote."""
@@ -364,6 +408,16 @@ class Soak:
                 yield f"group {row['group']}: digests {row['digests']}"
 
 
+def _kind(call: Call) -> str:
+    return "an insert" if call.points else "a read"
+
+
+def _clock(monotonic: float) -> str:
+    """A moment as the nodes' logs have it, without the date."""
+    when = time.time() - time.monotonic() + monotonic
+    return time.strftime("%H:%M:%S", time.localtime(when)) + f",{int(when % 1 * 1000):03d}"
+
+
 def main() -> int:
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "conformance")]
     import durability
@@ -392,6 +446,7 @@ def main() -> int:
         figures = soak.verify()
         if figures["problems"]:
             print(cluster.tails(), file=sys.stderr)
+        print(*figures.pop("slowest"), sep="\n", file=sys.stderr)
     figures = {"ok": not figures["problems"], **figures}
     return processes.concluded("soak-membership", directory, figures, seed=options.seed, began=began, keep=options.keep)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 
 import pytest
 from hypothesis import given, settings
@@ -357,3 +357,42 @@ def test_a_deposed_leader_hears_from_a_follower_that_its_beats_do_not_hold() -> 
         await cluster.close()
 
     run_virtual(main)
+
+
+@pytest.mark.parametrize("quiet", [False, True], ids=["at work", "covered by beats"])
+def test_a_leader_whose_process_has_ended_is_waited_for_no_longer(quiet: bool) -> None:
+    """Those who are told of it elect another soon, one after the other; one who is told alone changes little."""
+
+    async def outage_s(seed: int, told: tuple[int, ...]) -> float:
+        cluster = Cluster(seed)
+        await cluster.start()
+        loop = asyncio.get_running_loop()
+        node = await cluster.leader()
+        await all_led(cluster)
+        if quiet:
+            await asyncio.sleep(3)
+        began = loop.time()
+        await cluster.crash(node)
+        await asyncio.sleep(0.005)  # what it had sent has arrived
+        left = list(cluster.drivers)
+        for place in told:
+            cluster.drivers[left[place]].gone(node)
+            cluster.drivers[left[place]].gone(node)  # by another connection
+        await all_led(cluster, left)
+        await cluster.close()
+        return loop.time() - began
+
+    def outages(*told: int) -> list[float]:
+        found = []
+        for seed in range(12):
+            run_virtual(lambda seed=seed: _append(found, outage_s(seed, told)))  # type: ignore[misc]
+        return found
+
+    patient, told = outages(), outages(0, 1)
+    assert min(patient) > 3 * TICK_S
+    assert max(told) < 3 * TICK_S
+    assert max(outages(0)) <= max(4 * ELECTION_TICKS * TICK_S, max(patient))
+
+
+async def _append(found: list[float], outage: Awaitable[float]) -> None:
+    found.append(await outage)

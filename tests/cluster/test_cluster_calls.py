@@ -138,6 +138,52 @@ def test_an_answer_is_raised_at_once(failure: CallerError) -> None:
     assert len(asked) == 1
 
 
+def test_who_waits_for_a_leader_asks_it_as_soon_as_it_is_known() -> None:
+    async def main() -> None:
+        loop, world, known = asyncio.get_running_loop(), world_of(1), {7: 0}
+        leaders = Leaders(world, lambda group: known[group], lambda _: [1, 2, 3])
+
+        async def attempt(node: int, _: Deadline) -> int:
+            if known[7] != node:
+                raise CallerError(Status.NO_CONNECTION, f"node {node} is down")
+            return node
+
+        def leads() -> None:
+            known[7] = 3
+            leaders.changed(7)
+
+        loop.call_later(0.9, leads)  # by then they sleep for 0.2 s each time
+        deadline = Deadline(world, 10_000)
+        began = loop.time()
+        assert await asyncio.gather(*(leaders.run(7, attempt, deadline, repeatable=True) for _ in range(2))) == [3, 3]
+        assert loop.time() - began == pytest.approx(0.9, abs=0.001)
+        assert not leaders._pausing
+        assert "is down" in str(deadline.waits)
+
+    run_virtual(main)
+
+
+def test_a_slow_statement_says_what_it_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        deadline = Deadline(world_of(1), 10_000)
+        for number in range(20):
+            deadline.within(500).waits.add(f"group {number}: no leader", 40 + number)
+        deadline.waits.add("the meta group's barrier", 5.0)  # too short to explain anything
+        deadline.waits.add("group 3: no leader", 300.0)
+        deadline.tell_if_slow("an insert")
+        assert not caplog.records
+        await asyncio.sleep(1.5)
+        deadline.tell_if_slow("an insert")
+
+    caplog.set_level("INFO")
+    run_virtual(main)
+    (record,) = caplog.records
+    said = record.getMessage()
+    assert said.startswith("an insert took 1500 ms: 343 ms: group 3: no leader; 47 ms: group 7")
+    assert said.count("group") == 8
+    assert "meta" not in said
+
+
 def test_a_deadline_within_another_is_the_earlier_one() -> None:
     async def main() -> None:
         deadline = Deadline(world_of(1), 100)

@@ -35,6 +35,7 @@ class FakeCatalog:
         self.epoch = 1
         self.types: dict[str, int] = {"s1": int(DataType.INT64), "s2": int(DataType.INT64)}
         self.refreshed = 0
+        self.asked = 0  # how often the schema was
         self.version = 7
         self.broken: dict[str, CallerError] = {}
 
@@ -57,6 +58,7 @@ class FakeCatalog:
         return self.group
 
     async def ensure(self, group: StorageGroupRef, devices: Mapping[str, Mapping[str, DataType]], _: Deadline) -> Known:
+        self.asked += 1
         await asyncio.sleep(0)
         if group.path in self.broken:
             raise self.broken[group.path]
@@ -139,6 +141,30 @@ def test_what_is_outdated_is_cut_anew_and_failures_name_the_rows_of_the_call(out
     assert catalog.refreshed == 1
     assert times_of_failures(failures, blocks) == dict.fromkeys([120, 130, 140], Status.WRITE_PROCESS_REJECT)
     assert sorted(proposals.written) == [10, 20, 30, 250]
+
+
+@pytest.mark.parametrize(("outdated", "asked"), [(Moved("m"), 1), (StaleSchema("s"), 2)], ids=["moved", "stale"])
+def test_a_slot_that_moves_takes_series_and_open_units_along(outdated: CallerError, asked: int) -> None:
+    """The schema slot is not asked again: it may be fenced for a move of its own, and the call would wait for both."""
+    catalog, refused, opened = FakeCatalog(), [], []
+
+    def refuse(*_: Any) -> CallerError | None:
+        refused.append(1)
+        return outdated if len(refused) == 1 else None
+
+    async def main() -> None:
+        world = world_of(3)
+        writer = Writer(catalog, FakeProposals(refuse), SETTINGS, world.workers)  # type: ignore[arg-type]
+
+        async def opening(group: StorageGroupRef, partition: int, _: Deadline) -> None:
+            opened.append(partition)
+            writer._open_units[group.id, partition] = None
+
+        writer._open = opening  # type: ignore[method-assign]
+        assert not await writer.insert([tablet([1, 2])], 0, Deadline(world, 1_000))
+
+    run_virtual(main)
+    assert (catalog.asked, len(opened), len(refused)) == (asked, asked, 2)
 
 
 def test_what_stays_outdated_fails_at_the_deadline_and_is_not_tried_in_a_hot_loop() -> None:

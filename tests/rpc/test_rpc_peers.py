@@ -206,6 +206,30 @@ async def test_connecting_again(peer: Pair) -> None:
     assert bytes(await client.call("echo", b"again", 5000)) == b"<again>"
 
 
+async def test_whose_process_has_ended_is_told(world: World) -> None:
+    """Once, where a connection stood and the next is refused: not of who was never there, nor of one that is back."""
+    there, gone = Node(world), []
+    port = await there.server.start("127.0.0.1", 0)
+    pool = PeerPool(world, ME, gone=lambda *address: gone.append(address))
+    client = pool.peer("127.0.0.1", port, "data")
+    await client.call("echo", b"", 5000)
+    before = list(there.server.connections)
+    for connection in before:
+        connection.transport.abort()
+    # By itself: it looks whether the peer is there still.
+    await until(lambda: client.connected and any(one not in before for one in there.server.connections))
+    assert not gone
+    await there.server.close()
+    await until(lambda: gone)
+    for _ in range(3):
+        with pytest.raises(CallerError):
+            await client.call("echo", b"", 5000)
+        await asyncio.sleep(0.03)
+    assert gone == [("127.0.0.1", port)]
+    await pool.close()
+    world.workers.close()
+
+
 class Nowhere:
     """A network that neither answers nor refuses: what is sent to a node that is cut off."""
 
