@@ -9,6 +9,8 @@ from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.limits import (
     COPY_BUSY_BYTES_PER_S,
     COPY_PIECE_BYTES_BUSY,
+    COPY_PIECE_BYTES_MIN,
+    COPY_PIECES_QUEUED,
     FOREGROUND_OPERATIONS_PER_S,
     SNAPSHOT_PIECE_BYTES,
 )
@@ -16,6 +18,8 @@ from iotdb_cluster.world import World
 
 __all__ = ["Bandwidth"]
 
+PIECE_MS = 250.0
+PIECE_TIMEOUT_MS = 30_000.0  # of a piece that waits for nothing
 SAMPLE_MS = 100.0  # over which operations are counted
 
 
@@ -48,8 +52,15 @@ class Bandwidth:
 
     @property
     def piece_bytes(self) -> int:
-        """The size of the next piece that is worth asking for."""
-        return COPY_PIECE_BYTES_BUSY if self.busy else SNAPSHOT_PIECE_BYTES
+        """The size of the next piece that is worth asking for: no more than what passes within `PIECE_MS`."""
+        most = COPY_PIECE_BYTES_BUSY if self.busy else SNAPSHOT_PIECE_BYTES
+        return max(COPY_PIECE_BYTES_MIN, min(most, int(self.bytes_per_s * PIECE_MS / 1000)))
+
+    @property
+    def piece_timeout_ms(self) -> float:
+        """How long a piece may be on its way: `COPY_PIECES_QUEUED` others, of other copies, may pass before it."""
+        slowest = min(float(self._settings.migration_bytes_per_s), COPY_BUSY_BYTES_PER_S)  # its giver may be busy
+        return PIECE_TIMEOUT_MS + 1000 * COPY_PIECES_QUEUED * self.piece_bytes / slowest
 
     @property
     def bytes_per_s(self) -> float:

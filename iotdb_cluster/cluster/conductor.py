@@ -22,7 +22,7 @@ from iotdb_cluster.cluster.peers import NodePeers
 from iotdb_cluster.cluster.proposals import Proposals
 from iotdb_cluster.cluster.reading import replica_here
 from iotdb_cluster.cluster.settings import NodeAddress
-from iotdb_cluster.data import Dissolve, Header, encode
+from iotdb_cluster.data import Dissolve, Header, Held, encode
 from iotdb_cluster.errors import CallerError, NotLeader
 from iotdb_cluster.limits import MOVE_BYTES_MAX, MOVE_EMPTY_SLOTS_MAX, MOVE_UNITS_MAX
 from iotdb_cluster.meta import cluster_view, commands
@@ -238,8 +238,10 @@ class Conductor:
         group = replica_here(self._driver, int(head["group"]))
         if not group.leads:
             raise NotLeader(group.leader_node, f"node {self._calls.node} does not lead group {group.id}")
-        data = self._machines[group.id].data
-        return pack([[slot, *one, data.inserted.get(slot, 0)] for slot, one in data.slots_held().items()])
+        data, found = self._machines[group.id].data, dict[int, Held]()
+        for _ in data.walk_held(found):
+            await asyncio.sleep(0)
+        return pack([[slot, *one, data.inserted.get(slot, 0)] for slot, one in sorted(found.items())])
 
     # --- ends ---------------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,6 @@ from iotdb_cluster.world import File, World
 __all__ = ["COPY_CALLS", "BrokenFile", "CopiedFile", "Fetcher", "GivenCopies", "Listing"]
 
 COPY_CALLS = ("copy piece", "copy end")
-CALL_MS = 30_000  # of a piece
 END_MS = 2_000
 GIVEN_IDLE_MS_MAX = 60_000  # a copy that nobody fetches any more is let go
 
@@ -256,7 +255,7 @@ class Fetcher:
             "length": piece.length,
             "urgent": urgent,
         }
-        return await self._call(node, "copy piece", head, CALL_MS)
+        return await self._call(node, "copy piece", head, self._bandwidth.piece_timeout_ms)
 
     async def _take(
         self, node: int, piece: _Piece, answer: asyncio.Task[memoryview], fetched: Callable[[int], None] | None

@@ -25,6 +25,7 @@ class DataMachine:
         self.checkpointed: tuple[int, ConfState] | None = None  # the newest checkpoint's index, the members then
         self.candidate: DataGroup | None = None  # received and opened; the log's mark puts it in the place of `data`
         self.replaced: list[DataGroup] = []  # what `data` was before, to be removed once nobody reads it
+        self.slowed: dict[int, float] = {}  # slots of which writes wait so many ms: a move cannot keep up with them
         self._candidate_term = 0
         self._changed = changed
         self._retired: dict[tuple[int, int], list[asyncio.Future[None]]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from iotdb_cluster.cluster.calls import Calls, Deadline
@@ -18,8 +18,8 @@ from iotdb_cluster.cluster.proposals import Proposals
 from iotdb_cluster.cluster.reading import replica_here
 from iotdb_cluster.data import DataGroup, Fence, Header, Import, NotReady, encode, slots_in
 from iotdb_cluster.errors import CallerError, CorruptData, Status
-from iotdb_cluster.limits import FENCE_MS_MAX
-from iotdb_cluster.meta import commands
+from iotdb_cluster.limits import FENCE_MS_INHERITED, FENCE_MS_MAX, SLOWED_MS_FIRST, SLOWED_MS_MAX
+from iotdb_cluster.meta import Move, commands
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.requests import NO_REQUEST
 from iotdb_cluster.storage import PinnedUnit, UnitId
@@ -29,10 +29,12 @@ __all__ = ["GIVING_CALLS", "MoveGiving"]
 
 logger = logging.getLogger(__name__)
 
-GIVING_CALLS = ("move open", "move fence", "move export", "slots held")
+GIVING_CALLS = ("move open", "move fence", "move export")
+REST_MS = 1_000  # between two looks which units are to rest
 ROUND_MS = 50  # between two looks at the fences, while moves are under way
 FLUSH_MS = 500  # a move's units are flushed so often for its rounds: each voter of the receiver asks
 END_MS = 5_000
+SLOWED_IDLE_MS_MAX = 120_000  # a move that asks for no further round for so long slows nothing
 
 
 class MoveGiving:
@@ -61,10 +63,15 @@ class MoveGiving:
         self._exports: dict[int, list[Import]] = {}
         self._fenced_ms: dict[int, float] = {}  # by move: since when this node leads a group that has fenced for it
         self._ending: set[int] = set()
+        self._resting: set[int] = set()  # the moves of which the units rest, ...
+        self._rested_ms = 0.0  # ... as of this moment
+        self._slowed: dict[
+            int, tuple[float, float]
+        ] = {}  # by move: how long its slots' writes wait, when that was told
         self._terms: dict[int, int] = {}  # by group: the term of the lead that was looked at last
 
     def register(self, calls: Calls) -> None:
-        handlers = (self._open_call, self._fence_call, self._export_call, self._held_call)
+        handlers = (self._open_call, self._fence_call, self._export_call)
         calls.handlers.update(zip(GIVING_CALLS, handlers, strict=True))
 
     # --- unasked ------------------------------------------------------------------------------------------------------
@@ -77,29 +84,46 @@ class MoveGiving:
 
     def _look(self) -> None:
         moves = {move.id: move for move in self._meta.state.moves} if self._meta.state.bootstrapped else {}
-        for known in (self._flushed_ms, self._exports, self._fenced_ms):
+        for known in (self._flushed_ms, self._exports, self._fenced_ms, self._slowed):
             for over in [move for move in known if move not in moves]:
                 del known[over]
-        self._let_rest([(move.giver, {slot for slot, _ in move.slots}) for move in moves.values()])
         now = self._world.clock.monotonic_ms()
+        if self._resting != set(moves) or now - self._rested_ms > REST_MS:
+            self._resting, self._rested_ms = set(moves), now
+            self._let_rest([(move.giver, {slot for slot, _ in move.slots}) for move in moves.values()])
         for move in moves.values():
             group = self._driver.groups.get(move.giver)
             if group is None or not group.leads or not self._machines[group.id].data.fenced(move.id):
                 self._fenced_ms.pop(move.id, None)
                 continue
             inherited = self._terms.get(group.id) != group.raw.term  # clients have waited for this lead already
-            self._fenced_ms.setdefault(move.id, now - (FENCE_MS_MAX / 2 if inherited else 0))
+            self._fenced_ms.setdefault(move.id, now - (FENCE_MS_MAX - FENCE_MS_INHERITED if inherited else 0))
             if now - self._fenced_ms[move.id] > FENCE_MS_MAX and move.id not in self._ending:
                 self._ending.add(move.id)
                 self._spawn(self._end(move.id))
+        self._slow_down(moves, now)
         self._terms = {group.id: group.raw.term for group in self._driver.groups.values() if group.id and group.leads}
 
     def _let_rest(self, moving: Sequence[tuple[int, set[int]]]) -> None:
-        """No compaction begins in what moves away: each changed file would be copied again."""
+        """No compaction begins in what moves away: each changed file would be copied again.
+
+        A unit that is opened meanwhile rests from the next look on: to look at all units takes time.
+        """
         for number, machine in self._machines.items():
             slots = {slot for giver, some in moving if giver == number for slot in some}
             if slots or machine.data.store.resting:
                 machine.data.store.resting = set(machine.data.units_in(slots))
+
+    def _slow_down(self, moves: Mapping[int, Move], now: float) -> None:
+        """Writes of slots whose rounds do not shrink wait: until the fence, the move's end, or nobody asks any more."""
+        for number, machine in self._machines.items():
+            slowed: dict[int, float] = {}
+            for move, (delay_ms, told_ms) in self._slowed.items():
+                goes_on = moves[move].giver == number and now - told_ms < SLOWED_IDLE_MS_MAX
+                if goes_on and not machine.data.fenced(move):
+                    slowed.update((slot, delay_ms) for slot, _ in moves[move].slots)
+            if slowed or machine.slowed:
+                machine.slowed = slowed
 
     async def _end(self, move: int) -> None:
         """A move whose fence lasts too long: the slots are to be read and written again, here."""
@@ -131,6 +155,13 @@ class MoveGiving:
         if final and not slots:
             raise NotReady(f"group {group.id} has fenced nothing for move {move}")
         now = self._world.clock.monotonic_ms()
+        if not head["slower"] or self._meta.state.move(move) is None:
+            self._slowed.pop(move, None)
+        else:
+            delay_ms = min(SLOWED_MS_MAX, SLOWED_MS_FIRST * 2 ** (int(head["slower"]) - 1))
+            if self._slowed.get(move, (0.0, 0.0))[0] != delay_ms:
+                logger.info("move %d: its rounds do not shrink: writes of its slots wait %.0f ms", move, delay_ms)
+            self._slowed[move] = (delay_ms, now)
         if final or now - self._flushed_ms.get(move, -1e18) >= FLUSH_MS:
             self._flushed_ms[move] = now
             if not await self._housekeeping.flush_units(group.id, data.units_in(slots)):
@@ -198,13 +229,6 @@ class MoveGiving:
             raise CallerError(Status.ILLEGAL_PARAMETER, f"move {move} has {len(parts)} parts, not {part}")
         one = parts[part]
         return pack({"slots": [list(run) for run in one.slots], "export": one.export, "parts": one.parts}, [one.data])
-
-    async def _held_call(self, body: memoryview, deadline: Deadline) -> bytes:
-        """What each slot of a group holds, those that hold nothing left out: {slot: [units, bytes, series]}."""
-        del deadline
-        head, _ = unpack(body)
-        _, data = self._led(head)
-        return pack({str(slot): list(held) for slot, held in data.slots_held().items()})
 
 
 def _no_room(group: Group) -> CallerError:

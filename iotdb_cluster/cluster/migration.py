@@ -50,7 +50,7 @@ class Migration:
         )
         self.moving = Moving(world, driver, machines, meta, calls, leaders, proposals, fault)
         self._giving = MoveGiving(world, driver, machines, meta, self._given, proposals, housekeeping, spawn)
-        self._receiving = MoveReceiving(world, settings, driver, machines, meta, calls, fetcher)
+        self._receiving = MoveReceiving(world, settings, driver, machines, meta, calls, fetcher, fault)
         self.rooms = (self._repair, self.moving, self._giving, self._receiving)  # each has a `run`
         for room in (self._given, self._repair, self.moving, self._giving, self._receiving):
             room.register(calls)

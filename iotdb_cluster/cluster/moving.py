@@ -20,6 +20,7 @@ from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.proposals import Proposals
 from iotdb_cluster.cluster.receiving import FETCH_CALL, FETCH_WAIT_MS
+from iotdb_cluster.cluster.waits import Waits
 from iotdb_cluster.data import Header, Import, Ready, encode, runs_of
 from iotdb_cluster.errors import CallerError, Moved, NotLeader, Status
 from iotdb_cluster.limits import MOVE_FINAL_BYTES_MAX, MOVE_ROUND_BYTES, MOVE_ROUNDS_MAX
@@ -41,6 +42,7 @@ FENCE_PAUSE_MS = 2_000
 FETCH_MS = 5_000  # of one look at a voter's round
 GRACE_MS = 1_000  # a voter that is slower than the majority is waited for, at least
 FINAL_GRACE_MS = 100  # ... while the slots are fenced: it gets what it lacks from the others afterwards
+SHRINKS = 0.5  # a round that brings more than this share of the one before does not keep up with the writes
 LOOK_MS = 50  # between two looks whether the giver has another leader
 ASK_MS = 1_000
 
@@ -253,27 +255,36 @@ class Moving:
     async def _handed_over(self, move: Move, group: Group, progress: MoveProgress) -> bool:
         """Fence, import, last round, ready; False where the move is over."""
         progress.phase = "fenced: schema and request ids"
+        clock, steps = self._world.clock, Waits()
+        began_ms = clock.monotonic_ms()
         head = {"group": move.giver, "move": move.id, "slots": [list(run) for run in runs_of(move.slots)]}
         deadline = Deadline(self._world, FENCE_CALL_MS)
         try:
             await self._calls.call(self._leaders.guess(move.giver), "move fence", pack(head), deadline)
         except Moved:  # it is over; this node will hear of it
             return False
+        fenced_ms = clock.monotonic_ms()
+        steps.add("the fence", fenced_ms - began_ms)
         await self._import(move)
+        imported_ms = clock.monotonic_ms()
+        steps.add("schema and request ids", imported_ms - fenced_ms)
         progress.phase = "fenced: last files"
         checksum = await self._round(move, group, progress, final=True)
         await self._propose(move.receiver, Ready(move.id, checksum.agreed or 0))
+        steps.add("the last files", clock.monotonic_ms() - imported_ms)
+        logger.info("move %d is ready, %.0f ms after its fence: %s", move.id, clock.monotonic_ms() - fenced_ms, steps)
         return True
 
     async def _copied(self, move: Move, group: Group, progress: MoveProgress) -> bool:
         """Rounds until little is missing; whether the slots may be fenced. Where too much stays it is given up."""
-        fetched = 0
+        fetched, slower = 0, 0
         for number in range(1, MOVE_ROUNDS_MAX + 1):
             progress.phase, progress.round = "copying", number
-            round_ = await self._round(move, group, progress, final=False)
+            before, round_ = fetched, await self._round(move, group, progress, final=False, slower=slower)
             fetched, progress.waits_for = round_.fetched, ""
             if fetched < MOVE_ROUND_BYTES or round_.fenced:
                 return True
+            slower += number > 1 and fetched > SHRINKS * before
         if fetched <= MOVE_FINAL_BYTES_MAX:
             return True
         logger.warning("move %d: round %d still brought %d bytes: given up", move.id, MOVE_ROUNDS_MAX, fetched)
@@ -320,7 +331,7 @@ class Moving:
 
     # --- a round ------------------------------------------------------------------------------------------------------
 
-    async def _round(self, move: Move, group: Group, progress: MoveProgress, *, final: bool) -> _Round:
+    async def _round(self, move: Move, group: Group, progress: MoveProgress, *, final: bool, slower: int = 0) -> _Round:
         """All voters fetch from one replica of the giver, until enough of them are done; CallerError where too few are.
 
         Those that are slower than the majority are waited for as long again, and at least for a moment.
@@ -331,7 +342,7 @@ class Moving:
         head = {
             "group": move.receiver,
             "slots": [list(run) for run in runs_of(move.slots)],
-            "round": [move.id, group.raw.term, self._rounds, move.giver, giver, final],
+            "round": [move.id, group.raw.term, self._rounds, move.giver, giver, final, slower],
         }
         began_ms, until_ms = self._world.clock.monotonic_ms(), float("inf")
         loop = asyncio.get_running_loop()

@@ -21,7 +21,7 @@ from iotdb_cluster.cluster.outbox import Channel
 from iotdb_cluster.cluster.reading import replica_here
 from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.data import Runs
-from iotdb_cluster.errors import CallerError, InvariantViolation, Status, SystemFault
+from iotdb_cluster.errors import CallerError, CorruptData, Status, SystemFault
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.storage import FileInfo, Stage, StagedUnit
 from iotdb_cluster.world import World
@@ -34,9 +34,11 @@ T = TypeVar("T")
 FETCH_CALL = "move fetch"
 FETCH_WAIT_MS = 500  # an answer says how far the round is when it is not done by then
 OPEN_MS = 30_000
+LOOK_MS = 100  # between two looks for imports that can be read ahead
 SWEEP_MS = 2_000
 _NOWHERE = (0, 0)
 STARTED_IDLE_MS_MAX = 30_000  # a round that nobody asks for any more ends
+ROUND_FAILURES = (CallerError, OSError, SystemFault)
 
 
 class _Round(NamedTuple):
@@ -48,6 +50,7 @@ class _Round(NamedTuple):
     giver: int
     node: int
     final: bool
+    slower: int = 0  # rounds so far that brought hardly less than the one before
 
 
 @dataclass(slots=True)
@@ -86,7 +89,10 @@ class MoveReceiving:
         meta: MetaAccess,
         calls: Calls,
         fetcher: Fetcher,
+        fault: Callable[[BaseException], None],
     ) -> None:
+        """`fault` is told what no round fails with as rounds may."""
+        self._fault = fault
         self._world = world
         self._settings = settings
         self._driver = driver
@@ -123,7 +129,7 @@ class MoveReceiving:
             one = self._fetching[wanted.move] = _Fetching(wanted, 0.0)
             runs = tuple((int(a), int(b), int(c)) for a, b, c in head["slots"])
             one.task = asyncio.get_running_loop().create_task(self._fetch(one, group.id, runs))
-            one.task.add_done_callback(_looked_at)  # who asked may have gone
+            one.task.add_done_callback(self._looked_at)  # who asked may have gone
         one.asked_ms = self._world.clock.monotonic_ms()
         checksum = await self._waited(one, deadline)
         return pack(
@@ -155,13 +161,27 @@ class MoveReceiving:
             return task.result()
         except asyncio.CancelledError:
             raise CallerError(Status.PARTITION_NOT_READY, "another round of the move has begun") from None
-        except (CallerError, OSError, SystemFault) as error:
+        except ROUND_FAILURES as error:
             if self._fetching.get(one.round.move) is one:
                 del self._fetching[one.round.move]
             logger.info("move %d: a round failed: %s", one.round.move, error)
             if isinstance(error, CallerError):
                 raise
             raise CallerError(Status.INTERNAL_SERVER_ERROR, f"files of move {one.round.move}: {error}") from None
+
+    def _looked_at(self, task: asyncio.Task[int]) -> None:
+        """A round that failed as rounds may is told to who asks; anything else is a failure of the node."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, ROUND_FAILURES):
+            self._fault(error)
+
+    async def _read_ahead(self, machine: DataMachine) -> None:
+        """Imports that are whole are read before the group owns their slots: that is applied on the loop."""
+        for move, work in machine.data.reading_ahead().items():
+            try:
+                await self._work(work)
+            except CorruptData as error:  # OWN meets the same, and says so
+                logger.warning("move %d: what was imported cannot be read: %s", move, error)
 
     async def _fetch(self, one: _Fetching, number: int, runs: Runs) -> int:
         """Bring all files of the giver's copy here; the checksum of the final manifests, 0 in a round before."""
@@ -174,7 +194,13 @@ class MoveReceiving:
         if staged is None:
             await self._work(stage.begin, [list(run) for run in runs])
             staged = self._staged[wanted.move] = _Staged()
-        head = {"group": wanted.giver, "move": wanted.move, "slots": [list(run) for run in runs], "final": wanted.final}
+        head = {
+            "group": wanted.giver,
+            "move": wanted.move,
+            "slots": [list(run) for run in runs],
+            "final": wanted.final,
+            "slower": wanted.slower,
+        }
         deadline = Deadline(self._world, OPEN_MS)
         answer, manifests = unpack(
             await self._calls.call(wanted.node, "move open", pack(head), deadline, Channel.SNAPSHOT)
@@ -199,7 +225,7 @@ class MoveReceiving:
                 for (name, epoch), manifest in zip(answer["units"], manifests, strict=True)
             ]
             checksum: int = await self._work(stage.finish, units)
-            await self._work(self._machines[number].data.reading_ahead(wanted.move))
+            await self._read_ahead(self._machines[number])
             return checksum
         except BrokenFile as error:
             broken = error
@@ -224,10 +250,16 @@ class MoveReceiving:
     # --- what is over -------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Remove what is of no use any more, until cancelled."""
+        """Read imports ahead, and remove what is of no use any more, until cancelled."""
+        swept_ms = self._world.clock.monotonic_ms()
         while True:
-            await asyncio.sleep(SWEEP_MS / 1000)
+            await asyncio.sleep(LOOK_MS / 1000)
+            for machine in list(self._machines.values()):
+                await self._read_ahead(machine)
             now = self._world.clock.monotonic_ms()
+            if now - swept_ms < SWEEP_MS:
+                continue
+            swept_ms = now
             for move, one in list(self._fetching.items()):
                 if now - one.asked_ms > STARTED_IDLE_MS_MAX or self._is_unknown(move):
                     await self._end(one)
@@ -270,12 +302,6 @@ def _lacking(
 
 def _held(names: Sequence[str], file: CopiedFile) -> tuple[str, str, int, int]:
     return names[file.place], file.name, file.size, file.crc32c
-
-
-def _looked_at(task: asyncio.Task[int]) -> None:
-    """A round that failed as rounds may is told to who asks; anything else is a failure of the node."""
-    if not task.cancelled() and isinstance(task.exception(), InvariantViolation):
-        raise task.exception()  # type: ignore[misc]  # it is one
 
 
 async def _stopped(one: _Fetching) -> None:

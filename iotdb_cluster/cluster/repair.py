@@ -74,6 +74,8 @@ class Repair:
             await asyncio.sleep(ROUND_MS / 1000)
             now = self._world.clock.monotonic_ms()
             self._given.sweep()
+            for known in [known for known in self._tried_ms if not self._is_damaged(*known)]:
+                del self._tried_ms[known]
             for number, machine in list(self._machines.items()):
                 data = machine.data
                 if not data.store.corrupt:
@@ -88,6 +90,9 @@ class Repair:
                     if unit in data.store.corrupt and now - self._tried_ms.get((number, unit), -1e18) >= RETRY_MS:
                         self._tried_ms[number, unit] = now
                         await self._repair(group, data, unit)
+
+    def _is_damaged(self, number: int, unit: UnitId) -> bool:
+        return number in self._machines and unit in self._machines[number].data.store.corrupt
 
     # --- the lead -----------------------------------------------------------------------------------------------------
 

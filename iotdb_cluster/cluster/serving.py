@@ -20,7 +20,7 @@ from iotdb_cluster.cluster.proposals import GROUP, Proposals, Wanted
 from iotdb_cluster.cluster.reading import barrier_at_leader
 from iotdb_cluster.cluster.room import RoomGuard
 from iotdb_cluster.columns import DataType
-from iotdb_cluster.data import DataGroup, EnsureSeries, Header, Retiring, encode
+from iotdb_cluster.data import DataGroup, EnsureSeries, Header, Kind, Retiring, decode_header, encode
 from iotdb_cluster.errors import CallerError, NotLeader, OutcomeUnknown, Status
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.requests import RequestId
@@ -127,6 +127,7 @@ class WriteServing:
         group = self.group(number)
         if not group.leads:
             raise group.not_leader()
+        await self._slow_down(group, payloads, deadline)
         refusals = [await self._refusal(group, payload, deadline) for payload in payloads]
         taken = [payload for payload, refusal in zip(payloads, refusals, strict=True) if refusal is None]
         futures = self._driver.propose(group, taken) if taken else []
@@ -138,6 +139,14 @@ class WriteServing:
             for future in futures:
                 future.cancel()  # means nothing where it is done
         return [(None, refusal) if refusal is not None else next(decided) for refusal in refusals]
+
+    async def _slow_down(self, group: Group, payloads: Sequence[bytes], deadline: Deadline) -> None:
+        """Points for slots whose move does not come to its end wait a little, once a call."""
+        slowed = self._machines[group.id].slowed if group.id else {}
+        if slowed:
+            heads = [decode_header(payload) for payload in payloads]
+            delays = [slowed.get(header.slot, 0.0) for kind, header in heads if kind is Kind.INSERT]
+            await asyncio.sleep(min(max(delays, default=0.0), deadline.left_ms / 2) / 1000)
 
     async def _refusal(self, group: Group, payload: bytes, deadline: Deadline) -> CallerError | None:
         """Why an entry is not proposed. Raises NotLeader where the lead was lost while it waited."""

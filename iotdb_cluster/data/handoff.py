@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from iotdb_cluster.data.moves import Discard, Dissolve, DropSlots, Fence, Import, Own, Ready, Runs, runs_of, slots_in
 from iotdb_cluster.data.outcomes import NotReady
@@ -46,8 +47,7 @@ class Export:
         self._head = {
             "units": [
                 [*key, unit.slot, unit.floor, unit.last_intent]
-                for key, unit in sorted(state.units.items())
-                if unit.slot in inside
+                for key, unit in sorted([(key, unit) for key, unit in state.units.items() if unit.slot in inside])
             ],
             "storage_groups": [one.to_json(number) for number, one in groups],
             "dropped": sorted(state.dropped.items()),
@@ -140,7 +140,7 @@ class Handoff:
         """{"slots": how many went}."""
         gone = self.check_drop(state, body)
         state.slots.update(gone)
-        for key in [key for key, unit in sorted(state.units.items()) if unit.slot in gone]:
+        for key in sorted(key for key, unit in state.units.items() if unit.slot in gone):
             unit = state.units.pop(key)
             self._store.drop_unit(UnitId(*key), (gone[unit.slot].epoch, index))
         for number in [number for number, one in state.storage_groups.items() if one.slot in gone]:
@@ -185,20 +185,22 @@ class Handoff:
         state.imports.pop(body.move, None)
         self._read_ahead.pop(body.move, None)
 
-    def reading_ahead(self, state: GroupState, move: int) -> Callable[[], None]:
-        """What a worker may do before OWN comes, so that a large schema does not hold up the loop then.
+    def reading_ahead(self, state: GroupState) -> dict[int, Callable[[], None]]:
+        """What a worker may do before OWN comes, by move, so that a large schema does not hold up the loop then.
 
-        Nothing where the import is not whole.
+        Of the imports that are whole and were not read yet; a second reading of one comes to the same.
         """
-        one = state.imports.get(move)
-        if one is None or not one.is_whole:
-            return lambda: None
-        export, content = one.export, one.content
+        for over in [move for move in list(self._read_ahead) if move not in state.imports]:
+            del self._read_ahead[over]
+        return {
+            move: partial(self._read_now, move, one.export, one.content)
+            for move, one in state.imports.items()
+            if one.is_whole and self._read_ahead.get(move, (-1, None))[0] != one.export
+        }
 
-        def work() -> None:
-            self._read_ahead[move] = (export, _read(content()))
-
-        return work
+    def _read_now(self, move: int, export: int, content: Callable[[], bytes]) -> None:
+        """Of a move that is over by then it stays until the next look."""
+        self._read_ahead[move] = (export, _read(content()))
 
     # --- decisions ----------------------------------------------------------------------------------------------------
 
@@ -283,7 +285,7 @@ class Handoff:
             return
         state.dropped[number] = meta_index
         state.storage_groups.pop(number, None)
-        for key in [key for key in sorted(state.units) if key[0] == number]:
+        for key in sorted(key for key in state.units if key[0] == number):
             epoch = state.slots[state.units.pop(key).slot].epoch
             self._store.drop_unit(UnitId(*key), (epoch, index))
 

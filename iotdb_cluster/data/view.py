@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from iotdb_cluster.data.deletes import Intent
@@ -25,6 +25,10 @@ class Held(NamedTuple):
     units: int
     bytes: int
     series: int
+
+
+_NOTHING = Held(0, 0, 0)
+WALK_UNITS = 1_000  # of which the bytes are added up before others may use the loop: a few milliseconds
 
 
 class GroupView:
@@ -168,20 +172,27 @@ class GroupView:
     def units_in(self, slots: Iterable[int]) -> list[UnitId]:
         """The open units in these slots, sorted."""
         inside = set(slots)
-        return [UnitId(*key) for key, unit in sorted(self._state.units.items()) if unit.slot in inside]
+        return sorted(UnitId(*key) for key, unit in self._state.units.items() if unit.slot in inside)
 
     def slots_held(self) -> dict[int, Held]:
         """What the slots hold that this group owns, of those that hold anything."""
-        units: dict[int, list[int]] = {}
-        for key, unit in sorted(self._state.units.items()):
-            units.setdefault(unit.slot, []).append(self.store.unit_bytes(UnitId(*key)))
-        series: dict[int, int] = {}
+        found: dict[int, Held] = {}
+        for _ in self.walk_held(found):
+            pass
+        return dict(sorted(found.items()))
+
+    def walk_held(self, found: dict[int, Held]) -> Iterator[None]:
+        """Fill `found` with what the slots hold, as `slots_held`; others may use the loop at each yield."""
+        for place, (key, unit) in enumerate(list(self._state.units.items()), 1):
+            if self._state.units.get(key) is unit:  # it has not gone since
+                held = found.get(unit.slot, _NOTHING)
+                size = held.bytes + self.store.unit_bytes(UnitId(*key))
+                found[unit.slot] = held._replace(units=held.units + 1, bytes=size)
+            if place % WALK_UNITS == 0:
+                yield
         for one in self._state.storage_groups.values():
-            series[one.slot] = series.get(one.slot, 0) + len(one.tree)
-        return {
-            slot: Held(len(units.get(slot, ())), sum(units.get(slot, ())), series.get(slot, 0))
-            for slot in sorted({*units, *series})
-        }
+            held = found.get(one.slot, _NOTHING)
+            found[one.slot] = held._replace(series=held.series + len(one.tree))
 
     def export(self, move: int) -> Export:
         """What the receiver's log is to have of the fenced slots; NotReady where the move has fenced none here."""
@@ -211,9 +222,9 @@ class GroupView:
             raise
         return found
 
-    def reading_ahead(self, move: int) -> Callable[[], None]:
-        """What a worker may run once the import of a move is whole: OWN then does not hold up the loop."""
-        return self._handoff.reading_ahead(self._state, move)
+    def reading_ahead(self) -> dict[int, Callable[[], None]]:
+        """What a worker may run, by move, of imports that are whole: OWN then does not hold up the loop."""
+        return self._handoff.reading_ahead(self._state)
 
     # --- stages: files of moves that come here; all but `stage` and `is_over` on a worker -----------------------------
 

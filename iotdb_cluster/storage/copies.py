@@ -25,6 +25,7 @@ class PinnedUnit(NamedTuple):
 
 
 class MirroredUnit(NamedTuple):
-    """A copy of a unit, opened from its own directory; `Store.finish_mirror` makes it count."""
+    """A copy of a unit, opened from its own directory; `Store.finish_mirror` puts it in the place of `old`."""
 
     unit: Unit
+    old: Unit

@@ -47,9 +47,10 @@ class UnitTable:
         self._garbage_files: list[ChunkFile] = []
         self._garbage_units: list[Unit] = []
         self._leaving: list[Unit] = []  # dropped units of which the manifest is still there
+        self._settling = threading.Lock()
         self._marking = threading.Lock()
         self._marked: set[int] = set()  # `number` of damaged units of which that is durable
-        self._mirrored: set[UnitId] = set()  # damaged units of which a copy is on its way
+        self._mirrored: dict[UnitId, Unit] = {}  # damaged units of which a copy is on its way
         self._turns: dict[int, UnitId] = {}  # by storage group, in the order of service: the unit compacted last
         self._retired: set[int] = set()  # id() of flushed memtables that readers still pin
 
@@ -202,8 +203,12 @@ class UnitTable:
     def settle(self) -> None:
         """Make durable what was dropped until now: before a checkpoint is published that knows of it. On a worker.
 
-        SystemFault where the disk fails; it is tried again then.
+        Who comes while another one is at it waits for that. SystemFault where the disk fails; it is tried again then.
         """
+        with self._settling:
+            self._settle()
+
+    def _settle(self) -> None:
         with self._lock:
             leaving, self._leaving = self._leaving, []
         while leaving:
@@ -284,12 +289,12 @@ class UnitTable:
             found.active = Memtable()
         number = self._next_directory[unit] = self._next_directory.get(unit, 1)
         self._next_directory[unit] = number + 1
-        self._mirrored.add(unit)
+        self._mirrored[unit] = found
         return f"{self.directory}/{unit_name(unit, number)}"
 
     def end_mirror(self, unit: UnitId) -> None:
         """Behind every `begin_mirror`, whatever came of it."""
-        self._mirrored.discard(unit)
+        self._mirrored.pop(unit, None)
 
     @property
     def mirroring(self) -> bool:
@@ -302,10 +307,11 @@ class UnitTable:
     def open_mirror(self, unit: UnitId, directory: str, manifest: bytes) -> MirroredUnit:
         """Make a directory that has all files of a copy the unit's own, durably. On a worker.
 
-        SystemFault where the disk fails, CorruptData where the files do not make a unit, or it was dropped.
+        SystemFault where the disk fails, CorruptData where the files do not make a unit, or it was dropped: one that is
+        here under the same id by now has come since, and a copy of the one before lacks what was written to it.
         """
         old = self._units.get(unit)
-        if old is None:
+        if old is None or old is not self._mirrored.get(unit):
             raise CorruptData(f"unit {unit} was dropped while it was mirrored")
         with old.lock:
             if old.dropped:
@@ -317,7 +323,7 @@ class UnitTable:
                 Manifest(self.files, directory, ManifestState()).remove()
                 raise
             (old.manifest or Manifest(self.files, old.directory, old.state)).remove()
-            return MirroredUnit(new)
+            return MirroredUnit(new, old)
 
     def finish_mirror(self, mirrored: MirroredUnit) -> None:
         """Put the copy in the place of the damaged unit; what was written above it stays. On the loop.
@@ -325,10 +331,9 @@ class UnitTable:
         Memtables that reach beyond the copy are kept whole: what they hold of it once more comes to the same. Others
         go, the active one too: the copy may hold later writes over theirs, which are passed over when they come here.
         """
-        new = mirrored.unit
+        new, old = mirrored
         self.end_mirror(new.id)
-        old = self._units.pop(new.id, None)
-        if old is None:  # it was dropped meanwhile
+        if self._units.get(new.id) is not old:  # it was dropped meanwhile
             new.dropped = True
             with self._lock:
                 self._leaving.append(new)

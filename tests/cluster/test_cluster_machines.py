@@ -221,7 +221,7 @@ def test_a_refusal_that_may_change_is_confirmed_by_a_majority(refusal: CallerErr
 
         group = SimpleNamespace(id=7, leads=True)
         driver = SimpleNamespace(groups={7: group}, read_barrier=read_barrier, propose=propose)
-        machines = {7: SimpleNamespace(data=SimpleNamespace(validate=validate))}
+        machines = {7: SimpleNamespace(data=SimpleNamespace(validate=validate), slowed={})}
 
         async def admit(*_: Any) -> None:
             """There is room."""
@@ -249,7 +249,7 @@ def test_who_waited_for_room_and_lost_the_lead_names_who_leads_now() -> None:
             raise CallerError(Status.WRITE_PROCESS_REJECT, "another node is about to lead, try again")
 
         driver, guard = SimpleNamespace(groups={7: group}), SimpleNamespace(admit=admit)
-        serving = WriteServing(driver, {}, None, guard)  # type: ignore[arg-type]
+        serving = WriteServing(driver, {7: SimpleNamespace(slowed={})}, None, guard)  # type: ignore[arg-type, dict-item]
         with pytest.raises(NotLeader, match="node 2 leads"):
             await serving.propose(memoryview(GROUP.pack(7) + b"entry"), Deadline(world_of(1), 1_000))
 

@@ -370,9 +370,9 @@ def test_what_is_ready_is_not_staged_again(monkeypatch: pytest.MonkeyPatch) -> N
     asked: list[str] = []
     round_, decide = moving.Moving._round, moving.Moving._decide
 
-    async def watched(self: moving.Moving, *args: Any, final: bool) -> Any:
+    async def watched(self: moving.Moving, *args: Any, final: bool, **how: Any) -> Any:
         finals.append(final)
-        return await round_(self, *args, final=final)
+        return await round_(self, *args, final=final, **how)
 
     async def unheard(self: moving.Moving, move: Any, to: str) -> None:
         asked.append(to)
@@ -425,4 +425,39 @@ def test_moves_there_and_back_with_faults_at_random(seed: int) -> None:
             trial.simulation.run(smoke._serving(trial.world), smoke.SERVES_AGAIN_MS)
             trial.until_settled()
         trial.end_load(clients)
+        trial.verify()
+
+
+def test_writes_that_a_move_cannot_keep_up_with_are_slowed_until_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No round shrinks here: the giver lets writes of the moving slots wait, longer and longer, and no others."""
+    monkeypatch.setattr(moving, "MOVE_ROUND_BYTES", 0)
+    monkeypatch.setattr(moving, "MOVE_ROUNDS_MAX", 6)
+    monkeypatch.setattr(moving, "SHRINKS", -1.0)
+    fetch = receiving.MoveReceiving._fetch
+
+    async def slowly(self: Any, one: Any, *how: Any) -> int:
+        await asyncio.sleep(0 if one.round.final else 0.15)
+        return await fetch(self, one, *how)
+
+    monkeypatch.setattr(receiving.MoveReceiving, "_fetch", slowly)
+    waits: set[float] = set()
+    with Trial(1) as trial:
+        clients = [trial.simulation.spawn(trial.load(node)) for node in (1, 2)]
+        trial.simulation.run_until(2_000)
+        giver = max((1, 2, 3), key=lambda group: len(trial.held(group)))
+        slots = trial.held(giver)
+        move = trial.begin(giver, giver % 3 + 1, slots)
+        while not trial.is_over(move):
+            trial.simulation.run_until(20)
+            for number, node in trial.nodes.items():
+                slowed = node._machines[giver].slowed
+                assert not slowed or trial.leader(giver) == number
+                assert set(slowed) <= set(slots)
+                waits.update(slowed.values())
+        assert max(waits) >= 100, waits
+        assert sorted(waits) == [25 * 2**n for n in range(len(waits))]
+        trial.simulation.run_until(500)
+        assert not any(node._machines[giver].slowed for node in trial.nodes.values())
+        trial.end_load(clients)
+        assert not trial.failed
         trial.verify()

@@ -6,9 +6,11 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from iotdb_cluster.cluster.receiving import MoveReceiving, _Fetching
 from iotdb_cluster.data import Runs
-from iotdb_cluster.errors import CallerError
+from iotdb_cluster.errors import CallerError, CorruptData, InvariantViolation, Status
 from iotdb_cluster.packing import pack, unpack
 from tests.cluster.shell import run_virtual
 
@@ -31,7 +33,9 @@ class Slow(MoveReceiving):
             None,
             None,
         ]
-        super().__init__(*parts)
+        self.faults: list[BaseException] = []
+        self.fails: BaseException | None = None
+        super().__init__(*parts, self.faults.append)
         self.working: list[int] = []
         self.most = 0
 
@@ -41,6 +45,8 @@ class Slow(MoveReceiving):
         self.most = max(self.most, len(self.working))
         try:
             await asyncio.sleep(60)
+            if self.fails is not None:
+                raise self.fails
         finally:
             await asyncio.sleep(STOPS_S)
             self.working.remove(one.round.number)
@@ -82,6 +88,34 @@ def test_what_is_over_ends_while_another_asks_for_it() -> None:
         await again
         assert receiving.working == [2]
         assert receiving.most == 1
+        await receiving.close()
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("fails", [OSError("no disk"), CorruptData("x"), CallerError(Status.NO_LEADER, "n")], ids=repr)
+def test_a_round_that_fails_while_nobody_asks_is_told_to_who_asks_next(fails: BaseException) -> None:
+    async def main() -> None:
+        receiving = Slow()
+        receiving.fails = fails
+        await receiving.ask(1)
+        await asyncio.sleep(70)
+        assert not receiving.faults
+        with pytest.raises(CallerError, match=r"no disk|x|n"):
+            await receiving.ask(1)
+        await receiving.close()
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("fails", [InvariantViolation("a bug"), TypeError("another")], ids=repr)
+def test_a_bug_in_a_round_stops_the_node_also_where_nobody_asks(fails: BaseException) -> None:
+    async def main() -> None:
+        receiving = Slow()
+        receiving.fails = fails
+        await receiving.ask(1)
+        await asyncio.sleep(70)
+        assert receiving.faults == [fails]
         await receiving.close()
 
     run_virtual(main)

@@ -417,7 +417,8 @@ class History:
         move.staged = next((checksum for checksum in taken if checksum is not None), None)
         self.counts["staged"] += move.staged is not None
         for replica in self.replicas[move.receiver]:
-            replica.run(replica.group.reading_ahead(number))
+            for work in replica.group.reading_ahead().values():
+                replica.run(work)
 
     def copy(self, number: int, move: Move, giver: Replica, receiver: Replica) -> int:
         stage = receiver.group.stage(number)

@@ -399,12 +399,32 @@ def test_a_large_export_is_cut(giver: Member, receiver: Member, monkeypatch: pyt
     giver.put(giver.insert(1, [1], 1))
     hand_over(giver, receiver, 50, 2)
     assert receiver.group.imports()[50].parts > 5
-    receiver.group.reading_ahead(50)()
+    (work,) = receiver.group.reading_ahead().values()
+    work()
+    assert not receiver.group.reading_ahead()  # it is read
     decide(giver, receiver, 50, 2)
     assert receiver.points(2) == {1: 1}
     dumped = receiver.group.dump_state()
     receiver.restart()
     assert receiver.group.dump_state() == dumped
+
+
+def test_what_was_read_ahead_goes_with_its_move(giver: Member, receiver: Member) -> None:
+    """Also where the worker ends behind the move, and where another export took the place of the one that was read."""
+    giver.begin(1)
+    giver.put(giver.insert(1, [1], 1))
+    hand_over(giver, receiver, 50, 2)
+    handoff = receiver.group._handoff
+    (work,) = receiver.group.reading_ahead().values()
+    receiver.group.imports()[50].export += 1
+    (again,) = receiver.group.reading_ahead().values()
+    again()
+    receiver.add(Discard(50))
+    assert not handoff._read_ahead
+    work()
+    assert handoff._read_ahead
+    assert not receiver.group.reading_ahead()
+    assert not handoff._read_ahead
 
 
 def test_what_a_slot_holds(giver: Member) -> None:

@@ -375,3 +375,43 @@ def test_a_copy_of_a_dropped_unit_is_refused_and_old_readers_do_not_damage_a_new
     assert not store.corrupt
     reader.close()
     pinned.release()
+
+
+@pytest.mark.parametrize("when", ["before it is opened", "before it takes its place"])
+def test_a_copy_does_not_take_the_place_of_a_unit_that_came_since(tools: Any, when: str) -> None:
+    """The slot moved away and back while the unit was fetched: what was written since is not in the copy."""
+    disk = SimulatedDisk(random.Random(1))
+    store, other = (Store.open(disk, f"/data/{name}", OPTIONS) for name in ("store", "other"))
+    for one in (store, other):
+        one.open_unit(U, (1, 1))
+        one.write(U, 1, 2, tools.random_blocks(random.Random(1), 60))
+        tools.flush(one)
+    pinned = other.pin_files(U)
+    store.note_damage(U, "planted")
+    directory = store.begin_mirror(U)
+    disk.make_directories(directory)
+    for info in pinned.files:
+        disk.open(f"{directory}/{info.name}", create=True).write(0, disk.open(info.path).read(0, info.bytes))
+
+    def away_and_back() -> str:
+        store.drop_unit(U, (2, 5))
+        store.adopt_unit(U, 3, 7, None, "its files are not here")
+        store.write(U, 3, 8, tools.random_blocks(random.Random(2), 60))
+        return str(store.corrupt[U])
+
+    if when == "before it is opened":
+        reason = away_and_back()
+        with pytest.raises(CorruptData, match="dropped"):
+            store.open_mirror(U, directory, pinned.manifest)
+    else:
+        mirrored = store.open_mirror(U, directory, pinned.manifest)
+        reason = away_and_back()
+        store.finish_mirror(mirrored)
+    store.end_mirror(U)
+    assert store.corrupt == {U: reason}
+    assert store.oldest_unflushed(U) == 7
+    pinned.release()
+    store.settle()
+    store.collect()
+    reopened = Store.open(disk, "/data/store", OPTIONS)
+    assert reopened.units() == []  # neither the old one nor its copy: the log makes the new one again

@@ -6,11 +6,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
+import pytest
 
 from iotdb_cluster.columns import Column, DataType, Rows, Tablet, shape_of
+from iotdb_cluster.simulation.disk import SimulatedDisk
 from iotdb_cluster.storage import Store, StoreOptions, UnitId, UnitReader
 from iotdb_cluster.world import RealFileSystem
 
@@ -83,3 +86,34 @@ def test_snapshots_hold_while_others_write(tmp_path: Path) -> None:
     verify(store.reader(U), rows)
     assert not store.corrupt
     store.close()
+
+
+def test_who_settles_waits_for_who_is_at_it() -> None:
+    """A checkpoint that knows of a drop is published behind it: that must be durable by then, whoever made it so."""
+    removing, go_on = threading.Event(), threading.Event()
+
+    class Slow(SimulatedDisk):
+        def remove(self, path: str) -> None:
+            if path.endswith("manifest") and not go_on.is_set():
+                removing.set()
+                assert go_on.wait(10)
+            super().remove(path)
+
+    disk = Slow(Random(1))
+    store = Store.open(disk, "/s")
+    store.open_unit(U, (1, 1))
+    store.write(U, 1, 2, [Tablet("root.sg.d", TWO, np.arange(3), [Column(LONG, np.arange(3))] * 2)])
+    for job in store.seal():
+        job.run()
+        job.finish()
+    store.drop_unit(U)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(store.settle)
+        assert removing.wait(10)
+        second = pool.submit(store.settle)
+        with pytest.raises(TimeoutError):
+            second.result(0.05)
+        go_on.set()
+        first.result(10)
+        second.result(10)
+    assert Store.open(disk, "/s").units() == []
