@@ -19,12 +19,19 @@ __all__ = ["Archive"]
 class Archive:
     """The commands `backup`, `restore`, `job` and `content` of the nodetool port."""
 
-    def __init__(self, world: World, backup: Backup, restore: Restore, contents: Contents) -> None:
+    def __init__(
+        self,
+        world: World,
+        backup: Backup,
+        restore: Restore,
+        contents: Contents,
+        fault: Callable[[BaseException], None],
+    ) -> None:
         self._world = world
         self._backup = backup
         self._restore = restore
         self._contents = contents
-        self._jobs = Jobs(world)
+        self._jobs = Jobs(world, fault)
         self.commands: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "backup": lambda request: self._start("backup", backup.run, request),
             "restore": lambda request: self._start("restore", restore.run, request),
@@ -54,6 +61,10 @@ class Archive:
     async def _content(self, request: dict[str, Any]) -> dict[str, Any]:
         del request
         return {"storage_groups": await self._contents.digests()}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await self._backup.sweep_forever()
 
     async def close(self) -> None:
         await self._jobs.close()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -40,6 +41,8 @@ from iotdb_cluster.world import World
 
 __all__ = ["BACKUP_CALLS", "BACKUP_FILE", "BACKUP_VERSION", "META_FILE", "Backup", "group_directory"]
 
+logger = logging.getLogger(__name__)
+
 BACKUP_CALLS = ("backup open", "backup piece", "backup end")
 BACKUP_FILE, META_FILE = "backup.json", "meta"
 BACKUP_VERSION = 1
@@ -48,6 +51,7 @@ PIECE_MS = 30_000
 LOOK_MS = 100  # between two looks whether a group has carried out what meta decided
 END_MS = 2_000
 GIVEN_IDLE_MS_MAX = 600_000  # a copy that nobody fetches any more is let go
+SWEEP_MS = 30_000
 GIVEN_MAX = 8  # copies that a node gives at once
 
 
@@ -86,6 +90,7 @@ class Backup:
         self._leaders = leaders
         self._take = take
         self._given: dict[int, _Given] = {}
+        self._taking = 0  # copies that are being made
         self._next = 1
 
     def register(self, calls: Calls) -> None:
@@ -108,20 +113,19 @@ class Backup:
                 raise group.not_leader()
             deadline.check(f"group {group.id} took over what was decided about its slots")
             await asyncio.sleep(LOOK_MS / 1000)
-        now = self._world.clock.monotonic_ms()
-        for number, given in list(self._given.items()):
-            if now - given.used_ms > GIVEN_IDLE_MS_MAX:
-                self._let_go(number)
-        if len(self._given) >= GIVEN_MAX:
+        if len(self._given) + self._taking >= GIVEN_MAX:
             raise CallerError(
                 Status.WRITE_PROCESS_REJECT, f"node {self._calls.node} gives {GIVEN_MAX} copies already: try again"
             )
+        self._taking += 1
         try:
             _, copy = await self._take(group.id)
         except CorruptData as error:
             raise CallerError(Status.INTERNAL_SERVER_ERROR, f"group {group.id} is damaged here: {error}") from None
+        finally:
+            self._taking -= 1
         number, self._next = self._next, self._next + 1
-        self._given[number] = _Given(copy, now)
+        self._given[number] = _Given(copy, self._world.clock.monotonic_ms())
         files = [[one.path, one.size, one.crc32c] for one in copy.files]
         return pack({"copy": number, "index": copy.index, "term": copy.term, "files": files})
 
@@ -142,6 +146,16 @@ class Backup:
         if int(head["copy"]) in self._given:
             self._let_go(int(head["copy"]))
         return pack(None)
+
+    async def sweep_forever(self) -> None:
+        """Let go what nobody fetches any more: what is pinned keeps its place on the disk. Until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_MS / 1000)
+            now = self._world.clock.monotonic_ms()
+            for number, given in list(self._given.items()):
+                if now - given.used_ms > GIVEN_IDLE_MS_MAX:
+                    logger.info("a copy of a group at index %d is let go: nobody fetches it", given.copy.index)
+                    self._let_go(number)
 
     def _let_go(self, number: int) -> None:
         self._given.pop(number).copy.release()

@@ -8,8 +8,8 @@ from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
 from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.meta_access import MetaAccess
-from iotdb_cluster.cluster.reading import barrier_at_leader
-from iotdb_cluster.data import Content, content_work, merged_digests
+from iotdb_cluster.cluster.reading import barrier_at_leader, read_pinned
+from iotdb_cluster.data import Content, PinnedContent, merged_digests
 from iotdb_cluster.errors import CallerError, CorruptData, Status
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.world import World
@@ -61,12 +61,7 @@ class Contents:
         head, _ = unpack(body)
         group = await barrier_at_leader(self._driver, int(head["group"]), "strong", deadline)
         try:
-            work, release = content_work(self._machines[group.id].data)
-        except CorruptData as error:
-            raise CallerError(Status.INTERNAL_SERVER_ERROR, f"group {group.id} is damaged here: {error}") from None
-        reading = asyncio.ensure_future(self._world.workers.run(work))
-        reading.add_done_callback(lambda _: release())  # also where nobody waits any more
-        try:
-            return pack((await asyncio.shield(reading)).to_json())
+            content = PinnedContent(self._machines[group.id].data)
+            return pack((await read_pinned(self._world.workers, content, content.digests)).to_json())
         except CorruptData as error:
             raise CallerError(Status.INTERNAL_SERVER_ERROR, f"group {group.id} is damaged here: {error}") from None

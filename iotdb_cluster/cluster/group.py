@@ -112,7 +112,7 @@ class Group:
 
     @property
     def leads(self) -> bool:
-        return self.raw.leader == self.replica
+        return not self.closed and self.raw.leader == self.replica
 
     @property
     def leads_whole(self) -> bool:
@@ -124,8 +124,8 @@ class Group:
 
     @property
     def leader_node(self) -> int:
-        """The node whose replica leads, as far as this one knows; 0 where it knows none."""
-        leader = self.raw.leader
+        """The node whose replica leads, as far as this one knows; 0 where it knows none, or is let go."""
+        leader = 0 if self.closed else self.raw.leader
         return self.nodes.get(leader, 0) if leader else 0
 
     def voter_nodes(self) -> list[int]:

@@ -336,7 +336,10 @@ class Housekeeping:
     async def flushed_copy(self, number: int, unit: UnitId) -> PinnedUnit:
         """A unit with all that was applied before, in pinned files; CorruptData where it is damaged or gone."""
         async with self._care_of(number).busy:
-            store = self._machines[number].data.store
+            machine = self._machines.get(number)
+            if machine is None:
+                raise CorruptData(f"this node has no replica of group {number} any more")
+            store = machine.data.store
             if unit in store.units():
                 await self._flush(store.seal([unit]))
             if unit not in store.units():

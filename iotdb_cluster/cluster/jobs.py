@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from iotdb_cluster.errors import CallerError, Status, SystemFault
+from iotdb_cluster.errors import CallerError, InvariantViolation, Status, SystemFault
 from iotdb_cluster.world import World
 
 __all__ = ["Job", "Jobs"]
@@ -52,10 +52,14 @@ class Job:
 
 
 class Jobs:
-    """The job that runs, or the one that ran last. A job's failure is its own: the node goes on."""
+    """The job that runs, or the one that ran last. A job's failure is its own: the node goes on.
 
-    def __init__(self, world: World) -> None:
+    `fault(error)` ends the node, where a job finds that something does not hold that must.
+    """
+
+    def __init__(self, world: World, fault: Callable[[BaseException], None]) -> None:
         self._world = world
+        self._fault = fault
         self._job: Job | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -77,6 +81,11 @@ class Jobs:
             job.failure = error.message
         except (SystemFault, OSError) as error:
             job.failure = str(error)
+        except Exception as error:
+            job.failure = f"a bug of this program: {error!r}"
+            logger.exception("%s met a bug", job.name)
+            if isinstance(error, InvariantViolation):
+                self._fault(error)
         except asyncio.CancelledError:
             job.failure = "the node stopped"
             raise

@@ -117,7 +117,7 @@ class Node:
         self._read_configuration = read_configuration or (lambda: Loaded(settings, ()))
         self._client: ClientService | None = None
         self._stop: asyncio.Future[None] | None = None
-        self._tasks: list[asyncio.Task[Any]] = []
+        self._tasks: list[asyncio.Task[Any]] = []  # that go on; the first one writes the log
         self._machines: dict[int, DataMachine] = Machines()
         self._addresses: dict[int, NodeAddress] = {}
         self._incarnations: dict[int, int] = {}
@@ -287,14 +287,14 @@ class Node:
         )
         self._conductor.register(self._calls)
         self._handler = self._client_node()
-        self._serve_operators()
+        operators = self._serve_operators()
         self._built = True
         await self._listen_admin()
         self._driver.start()
         self._meta_changed()
         expiry = Expiry(world, self._driver, self._meta, self._proposals, self._machines, self._marks)
         keepers = (self._duties, self._housekeeping, self._marks, self._compaction, self._leadership, expiry)
-        for room in (*keepers, *self._migration.rooms, self._shaping, self._conductor):
+        for room in (*keepers, *self._migration.rooms, self._shaping, self._conductor, *operators):
             self._spawn(room.run())
         self._spawn(receiver.sweep_forever())
 
@@ -404,8 +404,8 @@ class Node:
         )
         return ClientNode(world, settings, self._meta, writer, texts, changes, queries, statements, privileges)
 
-    def _serve_operators(self) -> None:
-        """What the nodetool port answers."""
+    def _serve_operators(self) -> tuple[Members, Archive]:
+        """What the nodetool port answers; the rooms that run for it."""
         self._overview = Overview(
             self._world,
             self._settings,
@@ -418,26 +418,25 @@ class Node:
             self._sender.progress,
             self._shaping.waiting,
         )
-        self._overview.register(self._calls)
         moves, conductor = self._migration.moving.everywhere, self._conductor
         members = Members(
             self._world, self._settings, self._meta, self._calls, self._leaders, conductor, moves, self._fault
         )
-        members.register(self._calls)
-        self._spawn(members.run())
         archive = self._archive()
-        archive.register(self._calls)
         forcing = MetaForcing(self._world, self._log, self._replicas, self._meta_machine, self._calls, self._addresses)
-        forcing.register(self._calls)
+        for one in (self._overview, members, archive, forcing):
+            one.register(self._calls)
         self._overview.extend({**members.commands, **forcing.commands, **archive.commands})
         self._endings.push_async_callback(archive.close)
+        return members, archive
 
     def _archive(self) -> Archive:
         take = partial(self._housekeeping.take, fresh=True)
         backup = Backup(self._world, self._driver, self._machines, self._meta, self._calls, self._leaders, take)
         contents = Contents(self._world, self._driver, self._machines, self._meta, self._calls, self._leaders)
         changes = Changes(self._meta, self._catalog, self._proposals, self._calls, self._leaders, self._settings)
-        return Archive(self._world, backup, Restore(self._world, self._meta, changes, self._writer, contents), contents)
+        restore = Restore(self._world, self._meta, changes, self._writer, contents)
+        return Archive(self._world, backup, restore, contents, self._fault)
 
     def _configured(self) -> None:
         """Settings have changed: tell those that keep a copy."""
@@ -453,6 +452,8 @@ class Node:
         self._tasks.append(task)
 
     def _spawned_ended(self, task: asyncio.Task[Any]) -> None:
+        if task is not self._tasks[0]:
+            self._tasks.remove(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fault(error)
 

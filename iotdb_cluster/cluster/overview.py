@@ -12,7 +12,7 @@ from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.meta_forcing import FORCE_META
-from iotdb_cluster.cluster.reading import replica_here
+from iotdb_cluster.cluster.reading import read_pinned, replica_here
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
 from iotdb_cluster.cluster.snapshots import SnapshotProgress
 from iotdb_cluster.errors import CallerError, CorruptData, OutcomeUnknown, Status
@@ -308,25 +308,10 @@ class Overview:
             raise CallerError(Status.TIME_OUT, f"group {group.id} has not applied index {head['index']} here") from None
         data = self._machines[group.id].data
         try:
-            work, release = data.digester()
+            digest, index = data.digester(), data.applied
+            return pack([index, await read_pinned(self._world.workers, digest, digest.compute)])
         except CorruptData as error:
-            raise self._damage(group, error) from None
-        index = data.applied
-
-        def ended(work: asyncio.Future[str]) -> None:
-            release()
-            if not work.cancelled():
-                work.exception()  # told to who asked, unless nobody waits any more
-
-        hashing = asyncio.ensure_future(self._world.workers.run(work))
-        hashing.add_done_callback(ended)
-        try:
-            return pack([index, await asyncio.shield(hashing)])
-        except CorruptData as error:
-            raise self._damage(group, error) from None
-
-    def _damage(self, group: Group, error: CorruptData) -> CallerError:
-        return CallerError(Status.INTERNAL_SERVER_ERROR, f"group {group.id} is damaged here: {error}")
+            raise CallerError(Status.INTERNAL_SERVER_ERROR, f"group {group.id} is damaged here: {error}") from None
 
 
 def _described(group: Group) -> dict[str, Any]:

@@ -1,15 +1,21 @@
-"""The barrier in front of a read at a group's replica, by consistency level."""
+"""Reads of a group's replica: the barrier in front of one, by consistency level, and reads of all that it holds."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import TypeVar
 
 from iotdb_cluster.cluster.calls import Deadline
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.group import Group
+from iotdb_cluster.data import Pinned
 from iotdb_cluster.errors import CallerError, Status
+from iotdb_cluster.world import Workers
 
-__all__ = ["barrier_at_leader", "replica_here"]
+__all__ = ["barrier_at_leader", "read_pinned", "replica_here"]
+
+T = TypeVar("T")
 
 
 def replica_here(driver: Driver, number: int) -> Group:
@@ -18,6 +24,25 @@ def replica_here(driver: Driver, number: int) -> Group:
     if group is None:
         raise CallerError(Status.NO_LEADER, f"this node has no replica of group {number}")
     return group
+
+
+async def read_pinned(workers: Workers, pinned: Pinned, read: Callable[[], T]) -> T:
+    """What `read`, on a worker, makes of it; it is let go when that has ended, also where nobody waits any more."""
+    try:
+        for _ in iter(pinned.step, False):
+            await asyncio.sleep(0)
+    except BaseException:
+        pinned.close()
+        raise
+
+    def ended(reading: asyncio.Future[T]) -> None:
+        pinned.close()
+        if not reading.cancelled():
+            reading.exception()  # told to who asked, unless nobody waits any more
+
+    reading = asyncio.ensure_future(workers.run(read))
+    reading.add_done_callback(ended)
+    return await asyncio.shield(reading)
 
 
 async def barrier_at_leader(

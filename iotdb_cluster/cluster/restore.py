@@ -26,7 +26,7 @@ from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.overlay import Overlay
 from iotdb_cluster.cluster.writes import Writer
 from iotdb_cluster.columns import DataType, Tablet, shape_of
-from iotdb_cluster.data import Content, DataGroup, content_work, merged_digests, tree_of
+from iotdb_cluster.data import Content, DataGroup, PinnedContent, merged_digests
 from iotdb_cluster.errors import CallerError, CorruptData, Status
 from iotdb_cluster.limits import INT64_MAX, INT64_MIN, SNAPSHOT_PIECE_BYTES
 from iotdb_cluster.meta import MetaState, commands
@@ -38,7 +38,7 @@ from iotdb_cluster.world import FileSystem, World
 __all__ = ["Restore"]
 
 STEP_MS = 60_000  # of one change of the cluster
-SERIES_A_STEP = 5_000
+SERIES_A_STEP = 500  # some milliseconds of the coordinator
 CELLS_A_STEP = 200_000  # points of one insert
 TEXTS_A_STEP = 256  # they may be large
 STEPS_IN_FLIGHT = 4
@@ -57,21 +57,17 @@ class _Source:
     paths: dict[int, str]
 
     def tree_of(self, storage_group: int) -> SchemaTree | None:
-        for group in self.groups:
-            tree = tree_of(group, storage_group)
-            if tree is not None:
-                return tree
-        return None
+        found = (group.trees().get(storage_group) for group in self.groups)
+        return next((tree for tree in found if tree is not None), None)
 
     def digests(self) -> dict[str, str]:
         """As `Contents.digests`; on a worker."""
         found: list[Content] = []
         for group in self.groups:
-            work, release = content_work(group)
-            try:
-                found.append(work())
-            finally:
-                release()
+            with PinnedContent(group) as content:
+                while content.step():
+                    pass
+                found.append(content.digests())
         return merged_digests(found, self.paths)
 
     def close(self) -> None:
@@ -138,9 +134,17 @@ class Restore:
                 Status.ILLEGAL_PARAMETER,
                 f"{directory} has no {BACKUP_FILE}: it is no backup, or one that was not ended",
             )
-        said = json.loads(_read(files, f"{directory}/{BACKUP_FILE}"))
-        if said.get("version") != BACKUP_VERSION:
-            raise CorruptData(f"the backup has version {said.get('version')}, this program knows {BACKUP_VERSION}")
+        try:
+            said = json.loads(_read(files, f"{directory}/{BACKUP_FILE}"))
+            if said.get("version") != BACKUP_VERSION:
+                raise CorruptData(f"the backup has version {said.get('version')}, this program knows {BACKUP_VERSION}")
+            return self._verified(directory, said, job)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CorruptData(f"the backup in {directory} cannot be read: {error!r}") from None
+
+    def _verified(self, directory: str, said: dict[str, Any], job: Job) -> _Source:
+        """The backup that `said` describes, every file of it whole, opened."""
+        files = self._world.files
         stored = self._meta.state.settings
         unequal = [
             f"{key} is {stored.get(key)!r} here and {said['settings'].get(key)!r} in the backup"
@@ -205,34 +209,33 @@ class Restore:
     async def _restore_schema(self, source: _Source, job: Job) -> int:
         """Storage groups and series; how many series."""
         trees = {number: source.tree_of(number) for number in source.paths}
-        total = sum(tree.count(PathPattern.parse(tree.storage_group)) for tree in trees.values() if tree is not None)
+        total = sum(len(tree) for tree in trees.values() if tree is not None)
         job.enter("creates series", total, "series")
         for number, path in sorted(source.paths.items(), key=lambda item: item[1]):
             await self._changes.set_storage_group(path, self._deadline())
             tree = trees[number]
             if tree is None:
                 continue
-            series = tree.iterate(PathPattern.parse(tree.storage_group))
-            while some := list(islice(series, SERIES_A_STEP)):
-                specs = [
-                    SeriesSpec(
-                        one.path,
-                        one.type,
-                        one.encoding,
-                        one.compressor,
-                        one.alias,
-                        one.tags,
-                        one.attributes,
-                        one.properties,
-                    )
-                    for one in some
-                ]
+            batches = _specs(tree)
+            while (specs := await self._world.workers.run(next, batches, None)) is not None:
                 outcomes = await self._changes.create_series(specs, self._deadline())
                 refused = next((error for error in outcomes if error is not None), None)
                 if refused is not None:
                     raise refused
-                job.done += len(some)
+                job.done += len(specs)
         return total
+
+
+def _specs(tree: SchemaTree) -> Iterator[list[SeriesSpec]]:
+    """How to make the series of a tree again, some at a time; on a worker."""
+    series = tree.iterate(PathPattern.parse(tree.storage_group))
+    while some := list(islice(series, SERIES_A_STEP)):
+        yield [
+            SeriesSpec(
+                one.path, one.type, one.encoding, one.compressor, one.alias, one.tags, one.attributes, one.properties
+            )
+            for one in some
+        ]
 
 
 class _Points:
@@ -273,6 +276,7 @@ class _Points:
         finally:
             for task in flying:
                 task.cancel()
+            await asyncio.gather(*flying, return_exceptions=True)
 
     def _tablets(self, reader: UnitReader, tree: SchemaTree | None) -> Iterator[Tablet]:
         """The points of a unit, on a worker."""

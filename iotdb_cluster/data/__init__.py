@@ -10,10 +10,11 @@
 """
 
 from iotdb_cluster.data.checkpoints import Checkpoint, newest_index
-from iotdb_cluster.data.content import Content, content_work, merged_digests, tree_of
+from iotdb_cluster.data.content import Content, PinnedContent, merged_digests
 from iotdb_cluster.data.copies import CopiedFile, GroupCopy
 from iotdb_cluster.data.cutting import Piece, cut, deduplicate, split_by_partition, times_of
 from iotdb_cluster.data.deletes import DeleteAction, DeleteProgress, Intent, due_actions
+from iotdb_cluster.data.digests import Pinned
 from iotdb_cluster.data.entries import (
     AlterSeries,
     Body,
@@ -88,6 +89,8 @@ __all__ = [
     "OpenUnit",
     "Own",
     "Piece",
+    "Pinned",
+    "PinnedContent",
     "Ready",
     "Result",
     "Retiring",
@@ -95,7 +98,6 @@ __all__ = [
     "StaleRequest",
     "StorageGroupState",
     "UnitState",
-    "content_work",
     "cut",
     "decode",
     "decode_header",
@@ -110,5 +112,4 @@ __all__ = [
     "slots_in",
     "split_by_partition",
     "times_of",
-    "tree_of",
 ]

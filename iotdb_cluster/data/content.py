@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from iotdb_cluster.data.digests import Pinned
 from iotdb_cluster.data.group import DataGroup
 from iotdb_cluster.packing import pack
 from iotdb_cluster.schema import PathPattern, SchemaTree
-from iotdb_cluster.storage import UnitId, UnitReader
 
-__all__ = ["Content", "content_work", "merged_digests", "tree_of"]
+__all__ = ["Content", "PinnedContent", "merged_digests"]
 
 _EMPTY = hashlib.sha256().hexdigest()
 
@@ -33,39 +33,20 @@ class Content:
         return cls(dict(map(tuple, schemas)), {(group, partition): digest for group, partition, digest in partitions})
 
 
-def tree_of(group: DataGroup, storage_group: int) -> SchemaTree | None:
-    """The schema of a storage group whose schema slot is here."""
-    if storage_group not in group.storage_groups():
-        return None
-    header = group.schema_header(storage_group)
-    known = group.schema(storage_group, header.slot, header.slot_epoch)
-    return None if known is None else known.tree
+class PinnedContent(Pinned):
+    """What a group holds as it is when this is made."""
 
+    def __init__(self, group: DataGroup) -> None:
+        """CorruptData where a unit is damaged."""
+        super().__init__(group.store, group.units(), group.trees())
 
-def content_work(group: DataGroup) -> tuple[Callable[[], Content], Callable[[], None]]:
-    """(what a worker runs for the digests of the group as it is now; what unpins its files, on the loop)."""
-    trees = {number: tree_of(group, number) for number in group.storage_groups()}
-    dumps = {number: tree.dump() for number, tree in trees.items() if tree is not None}
-    units = sorted(group.units())
-    readers: list[UnitReader] = []
-
-    def release() -> None:
-        for reader in readers:
-            reader.close()
-
-    def work() -> Content:
-        found = Content({number: _schema_digest(SchemaTree.load(dump)) for number, dump in dumps.items()})
-        for key, reader in zip(units, readers, strict=True):
+    def digests(self) -> Content:
+        """On a worker. CorruptData where a unit is damaged."""
+        found = Content({number: _schema_digest(SchemaTree.load(tree.encode())) for number, tree in self.trees.items()})
+        for key, reader in self.readers.items():
             if reader.series():
                 found.partitions[key] = f"{reader.digest():016x}"
         return found
-
-    try:
-        readers.extend(group.store.reader(UnitId(*key)) for key in units)
-    except BaseException:
-        release()
-        raise
-    return work, release
 
 
 def _schema_digest(tree: SchemaTree) -> str:

@@ -19,7 +19,7 @@ from iotdb_cluster.data.checkpoints import (
     write_checkpoint,
 )
 from iotdb_cluster.data.copies import GroupCopy, copy_of
-from iotdb_cluster.data.digests import digester
+from iotdb_cluster.data.digests import Digest
 from iotdb_cluster.data.entries import (
     AlterSeries,
     Body,
@@ -419,8 +419,9 @@ class DataGroup(GroupView):
             fresh = self._import_files.get(move) == arriving.changed
             parts = None if fresh else replace(arriving, found=dict(arriving.found))
             imports.append(ImportBlob(move, arriving.changed, parts))
-        state = {**self._state.to_json(), "position": [self.applied, self.applied_term]}
-        return Checkpoint(self.applied, self.applied_term, state, tuple(schemas), tuple(imports), self.store.seal())
+        return Checkpoint(
+            self.applied, self.applied_term, self._head(), tuple(schemas), tuple(imports), self.store.seal()
+        )
 
     def publisher(self, checkpoint: Checkpoint) -> Callable[[], None]:
         """What a worker runs to make the checkpoint the newest one (SystemFault where the disk fails).
@@ -489,9 +490,14 @@ class DataGroup(GroupView):
 
     def dump_state(self) -> bytes:
         """The whole state at `applied` but for the points: self-contained, equal on equal replicas."""
-        state = {**self._state.to_json(), "position": [self.applied, self.applied_term]}
         trees = [one.tree.dump() for _, one in sorted(self._state.storage_groups.items())]
-        return pack(state, trees + [one.dump() for _, one in sorted(self._state.imports.items())])
+        return pack(self._head(), trees + self._imports())
+
+    def _head(self) -> dict[str, Any]:
+        return {**self._state.to_json(), "position": [self.applied, self.applied_term]}
+
+    def _imports(self) -> list[bytes]:
+        return [one.dump() for _, one in sorted(self._state.imports.items())]
 
     def load_state(self, data: bytes) -> None:
         """Take over what `dump_state` of another replica gave; units are opened, their points are the store's affair.
@@ -516,15 +522,18 @@ class DataGroup(GroupView):
 
     def digest(self) -> str:
         """A hash over the logical content at `applied`: equal for equal replicas, however their files lie."""
-        work, release = self.digester()
-        try:
-            return work()
-        finally:
-            release()
+        with self.digester() as digest:
+            while digest.step():
+                pass
+            return digest.compute()
 
-    def digester(self) -> tuple[Callable[[], str], Callable[[], None]]:
-        """What a worker runs for `digest`, of the content as it is now; and what lets it go, on the loop."""
-        return digester(self.store, self.dump_state(), sorted(self._state.units))
+    def digester(self) -> Digest:
+        """The digest of the content as it is now, to be computed while that goes on changing."""
+        return Digest(self.store, self._state.units, self.trees(), self._head(), self._imports())
+
+    def trees(self) -> dict[int, SchemaTree]:
+        """The schemas of the storage groups whose schema slot is here, by their ids; not to be changed."""
+        return {number: one.tree for number, one in self._state.storage_groups.items()}
 
 
 def _check_same_path(known: StorageGroupState, body: EnsureSeries | CreateSeries) -> None:

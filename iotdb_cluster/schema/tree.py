@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from sys import intern
+from weakref import WeakSet
 
 from iotdb_cluster.errors import CallerError, Status
 from iotdb_cluster.schema.facts import Facts, Pairs, load_tree
@@ -79,7 +80,7 @@ class SchemaTree:
         self._shared: dict[Facts, Facts] = {}
         self._tagged = TagIndex()
         self._recent_tags: dict[Pairs, Pairs] = {}  # equal tags are kept once
-        self._snapshot: TreeSnapshot | None = None  # that is still being walked
+        self._snapshots: WeakSet[TreeSnapshot] = WeakSet()  # that are still being walked
         self.version = 0  # raised before each change: a walk on another thread is right if it is the same afterwards
 
     @property
@@ -144,7 +145,7 @@ class SchemaTree:
     def _insert(self, nodes: Sequence[str], facts: Facts) -> None:
         """`nodes` are those below the storage group, and hold no series yet."""
         self.version += 1
-        if self._snapshot is not None:
+        if self._snapshots:
             self._keep(nodes[:-1], self._find(nodes[:-1]))
         at = self._root
         at.total += 1
@@ -527,22 +528,18 @@ class SchemaTree:
 
     def _keep(self, nodes: Sequence[str], device: Node | None) -> None:
         """Before a change of its series."""
-        if self._snapshot is not None:
-            self._snapshot.keep(self._full(nodes), device)
+        for snapshot in self._snapshots:
+            snapshot.keep(self._full(nodes), device)
 
     def still(self) -> TreeSnapshot:
         """As `snapshot`, and beside it, of a tree that does not change while the caller walks it."""
         return TreeSnapshot(self._path, self._root, self._root.total, lambda _: None)
 
     def snapshot(self) -> TreeSnapshot:
-        """The tree as it is now, which the caller walks; of several at once only the last one is right."""
-
-        def walked(snapshot: TreeSnapshot) -> None:
-            if self._snapshot is snapshot:
-                self._snapshot = None
-
-        self._snapshot = TreeSnapshot(self._path, self._root, self._root.total, walked)
-        return self._snapshot
+        """The tree as it is now, which the caller walks; one that is dropped before costs nothing more."""
+        snapshot = TreeSnapshot(self._path, self._root, self._root.total, self._snapshots.discard)
+        self._snapshots.add(snapshot)
+        return snapshot
 
     def dump(self) -> bytes:
         """The whole tree; equal trees give equal bytes."""

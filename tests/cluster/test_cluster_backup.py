@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +125,12 @@ def test_what_is_no_whole_backup_is_refused(
         data[len(data) // 2] ^= 4
         damaged.write_bytes(bytes(data))
         assert f"{damaged.name} does not match its checksum" in refusal(other, "restore", str(directory))
+        whole = (directory / "backup.json").read_bytes()
+        for text in (whole[: len(whole) // 2], b"[]", b'{"version": 1}', b'{"version": 7}'):
+            (directory / "backup.json").write_bytes(text)
+            assert re.search(
+                "the backup (in .* cannot be read|has version 7)", refusal(other, "restore", str(directory))
+            )
         (directory / "backup.json").unlink()
         assert "not ended" in refusal(other, "restore", str(directory))
     with new_cluster(nodes=1, partition_interval=86_400) as third:

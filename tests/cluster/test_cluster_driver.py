@@ -121,6 +121,25 @@ def test_a_read_of_an_earlier_life_answers_none_of_this_one() -> None:
     run_virtual(main)
 
 
+def test_a_replica_that_was_let_go_leads_no_more() -> None:
+    """Whoever holds it still must not take it for the leader, nor name it as one."""
+
+    async def main() -> None:
+        cluster = Cluster(1)
+        await cluster.start()
+        node = await cluster.leader()
+        group = cluster.groups[node]
+        cluster.drivers[node].remove(group)
+        assert not group.leads
+        assert not group.leads_whole
+        with pytest.raises(NotLeader) as refused:
+            cluster.drivers[node].propose(group, [b"late"])
+        assert refused.value.leader == 0
+        await cluster.close()
+
+    run_virtual(main)
+
+
 def test_old_entries_are_read_by_workers_alone() -> None:
     """A member that was away gets them from a leader, and applies them again after its restart; no loop waits for it.
 

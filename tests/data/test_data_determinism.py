@@ -23,6 +23,7 @@ from iotdb_cluster.data import (
     Kind,
     ListPartition,
     Own,
+    PinnedContent,
     due_actions,
     encode,
     encode_insert,
@@ -138,6 +139,33 @@ def flush_one(group: DataGroup, random_: random.Random) -> None:
     for job in group.store.seal(random_.sample(units, 1) if units else []):
         job.run()
         job.finish()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_digest_is_of_the_moment_at_which_it_was_asked_for(seed: int) -> None:
+    """It is walked and computed while the group goes on, and while a checkpoint is made."""
+    log = random_log(seed, 160, Counter())
+    random_ = random.Random(seed)
+    group = DataGroup.open(1, SimulatedDisk(), DIRECTORY)
+    group.apply_many(1, [1] * 80, log[:80])
+    expected = group.digest()
+    with PinnedContent(group) as content:
+        while content.step():
+            pass
+        contents = content.digests()
+    with group.digester() as digest, PinnedContent(group) as content:
+        checkpoint = group.freeze()
+        for index in range(81, 161):
+            group.apply(index, 1, log[index - 1])
+            if random_.random() < 0.2:
+                digest.step()
+            if random_.random() < 0.2:
+                content.step()
+        while checkpoint.step() or digest.step() or content.step():
+            pass
+        assert digest.compute() == expected
+        assert content.digests() == contents
+    assert group.digest() != expected
 
 
 def test_equal_logs_give_equal_contents() -> None:

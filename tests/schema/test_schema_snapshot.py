@@ -52,6 +52,26 @@ def test_what_changes_meanwhile_is_not_in_it(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
+def test_several_may_be_walked_at_once(seed: int) -> None:
+    """Each is of its own moment; one that nobody walks to its end is forgotten with its last user."""
+    rng = random.Random(seed)
+    tree = SchemaTree("root.sg")
+    walked = []
+    for _ in range(6):
+        for _ in range(rng.choice([1, 10, 40])):
+            change(rng, tree)
+            for _, snapshot in walked:
+                snapshot.step(rng.choice([0, 0, 1, 3]))
+        walked.append((tree.dump(), tree.snapshot()))
+    for before, snapshot in walked:
+        while snapshot.step():
+            change(rng, tree)
+        assert snapshot.encode() == before
+    tree.snapshot()
+    assert not tree._snapshots
+
+
+@pytest.mark.parametrize("seed", range(20))
 def test_tags_find_what_a_walk_finds(seed: int) -> None:
     rng = random.Random(seed)
     tree = SchemaTree("root.sg")
