@@ -18,10 +18,13 @@ REQUEST_BYTES_MAX = 64 * 1024
 
 
 class AdminConnection(asyncio.Protocol):
-    """One connection: a request, its answer, and the end."""
+    """One connection: a request, its answer, and the end. `fault(error)` is told of what is no caller's error."""
 
-    def __init__(self, answer: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]) -> None:
+    def __init__(
+        self, answer: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]], fault: Callable[[BaseException], None]
+    ) -> None:
         self._answer = answer
+        self._fault = fault
         self._received = bytearray()
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
@@ -48,6 +51,9 @@ class AdminConnection(asyncio.Protocol):
             answer = {"error": "a line of JSON is wanted"}
         except CallerError as error:
             answer = {"error": f"{int(error.code)}: {error.message}", "code": int(error.code)}
+        except Exception as error:
+            answer = {"error": f"the node fails: {error}"}
+            self._fault(error)
         if self._transport is not None:
             self._transport.write(json.dumps(answer).encode() + b"\n")
             self._transport.close()

@@ -89,6 +89,7 @@ class DataMachine:
         candidate = self.drop_candidate()
         if candidate is not None:
             self.replaced.append(self.data)
+            candidate.decided = self.data.decided
             self.data = candidate
             self.configured(snapshot.conf_state, snapshot.index)
             self.checkpointed = (snapshot.index, snapshot.conf_state)

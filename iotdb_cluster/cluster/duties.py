@@ -26,6 +26,7 @@ from iotdb_cluster.data import (
     DeleteProgress,
     DeleteUnit,
     DropStorageGroup,
+    Fence,
     Header,
     due_actions,
     encode,
@@ -185,8 +186,11 @@ class Duties:
         """Log what meta has decided about slots and this group has not heard of."""
         machine, state, index = self._machines[group.id], self._meta.state, self._meta.index
         told = self._decided(group)
-        for body in due_decisions(state, index, machine.data):
+        due = due_decisions(state, index, machine.data)
+        for body in due:
             await self._proposals.patiently(lambda: group.id, encode(Header(NO_REQUEST), body), self._deadline())
+        if any(isinstance(body, Fence) for body in due):  # what is fenced goes next
+            return True
         machine.told = told
         return False
 

@@ -146,21 +146,29 @@ class Members:
 
     async def _leave_call(self, body: memoryview, deadline: Deadline) -> bytes:
         head, _ = unpack(body)
-        return pack(await self._leave(str(head["target"]), deadline))
+        return pack(await self._leave(str(head["target"]), bool(head.get("accept_loss")), deadline))
 
     async def _remove_node(self, request: dict[str, Any]) -> dict[str, Any]:
-        return await self._leave(str(request.get("target", "")), self._deadline(2 * PROPOSE_MS))
+        target, accept_loss = str(request.get("target", "")), bool(request.get("accept_loss"))
+        return await self._leave(target, accept_loss, self._deadline(2 * PROPOSE_MS))
 
-    async def _leave(self, target: str, deadline: Deadline) -> dict[str, Any]:
+    async def _leave(self, target: str, accept_loss: bool, deadline: Deadline) -> dict[str, Any]:
         """Begin the leave of a member; dead, where no member reaches it."""
         self._require_formed()
         await self._meta.barrier(deadline.within(BARRIER_MS))  # soon enough that the caller hears why not
         node = self._find(target)
         dead = node.dead or not await self._is_reached(node.id)
         value = await self._meta.propose(
-            lambda request: commands.leave_node(request, node.id, dead), deadline.within(PROPOSE_MS / 2)
+            lambda request: commands.leave_node(request, node.id, dead, accept_loss), deadline.within(PROPOSE_MS / 2)
         )
-        return {"node": node.id, "name": NodeAddress(*node.address).text, "dead": dead, "change": value["change"]}
+        lost, dropped = int(value.get("lost", 0)), list(value.get("dropped", ()))
+        if lost:
+            logger.warning(
+                "the only copy of %d slots was on the dead node %d: they begin anew, empty, as was accepted; storage "
+                "groups that are dropped with them: %s", lost, node.id, ", ".join(dropped) or "none",
+            )  # fmt: skip
+        found = {"node": node.id, "name": NodeAddress(*node.address).text, "dead": dead, "change": value["change"]}
+        return {**found, "lost": lost, "dropped": dropped}
 
     def _find(self, target: str) -> Node:
         """A member by identifier, `host:port` with its meta, data or client port, or its four parts."""
@@ -294,6 +302,7 @@ class Members:
             "steps": [described(step) for step in plan],
             "waiting": [*self._conductor.waiting(), *await self._groups_wait()] if leader == self._calls.node else [],
             "moves": await self._moves_shown(),
+            "losses": [[loss.at, loss.node, list(loss.groups), loss.slots] for loss in state.losses],
         }
 
     async def _groups_wait(self) -> list[str]:
@@ -365,6 +374,10 @@ class Members:
         value = await self._propose(
             lambda request: commands.force_group(request, number, generation, [one.id for one in dead], accept)
         )
+        logger.warning(
+            "group %d is forced into generation %d without its replicas on the nodes %s%s",
+            number, generation, [one.node for one in dead], ", a loss is accepted" if accept else "",
+        )  # fmt: skip
         return {"group": number, "generation": generation, "left_out": [one.node for one in dead], **value}
 
     async def _is_there(self, node: int) -> bool:

@@ -123,7 +123,7 @@ class MetaForcing:
         view, machine = self._view, self._machine.apart()
         machine.recover(view)
         while machine.index < view.last_index():
-            machine.apply(view.entries(machine.index + 1, view.last_index() + 1, APPLY_BYTES_MAX))
+            machine.apply(view.read(machine.index + 1, view.last_index() + 1, APPLY_BYTES_MAX))
             await asyncio.sleep(0)
             if machine.index < view.first_index() - 1:  # the log was compacted meanwhile
                 machine.recover(view)

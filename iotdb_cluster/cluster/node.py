@@ -528,7 +528,7 @@ class Node:
     async def _listen_admin(self) -> None:
         try:
             admin = await self._world.network.listen(
-                "127.0.0.1", self._settings.nodetool_port, lambda: AdminConnection(self._overview.answer)
+                "127.0.0.1", self._settings.nodetool_port, lambda: AdminConnection(self._overview.answer, self._fault)
             )
             self._endings.push_async_callback(admin.close)
         except OSError as error:

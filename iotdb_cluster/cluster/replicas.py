@@ -39,7 +39,7 @@ from iotdb_cluster.cluster.staging import live_directory
 from iotdb_cluster.cluster.startup import identifiers
 from iotdb_cluster.data import DataGroup
 from iotdb_cluster.errors import CallerError, CorruptData, Status
-from iotdb_cluster.limits import APPEND_BYTES_MAX, APPLY_BYTES_MAX, INFLIGHT_BYTES_MAX, UNCOMMITTED_BYTES_MAX
+from iotdb_cluster.limits import APPEND_BYTES_MAX, APPLY_BYTES_MAX, INFLIGHT_BYTES_MAX, SLOTS, UNCOMMITTED_BYTES_MAX
 from iotdb_cluster.meta import META_GROUP, MetaState
 from iotdb_cluster.meta import Group as GroupRecord
 from iotdb_cluster.raft import Config, ConfState, HardState, Message, RawNode
@@ -241,6 +241,7 @@ class Replicas:
         path = await self._world.workers.run(live_directory, self._world.files, base, view.first_index() - 1)
         make_durable_directories(self._world.files, path)
         data = await self._world.workers.run(DataGroup.open, record.id, self._world.files, path)
+        data.decided = self._decided
         machine = DataMachine(data, self._changed)
         machine.configured(view.initial_state()[1], view.configured)
         if view.generation < record.generation and self._forcing is not None:
@@ -272,6 +273,10 @@ class Replicas:
         """Whether meta has no newer generation of a group, and still has this replica in it."""
         known = self._meta.state.group(record.id) if self._meta is not None else None
         return known is not None and known.generation == record.generation and known.replica(replica) is not None
+
+    def _decided(self, slot: int) -> int:
+        """The epoch of meta's last decision about a slot, as far as this node knows."""
+        return self._meta.state.table.owner(slot)[1] if self._meta is not None and 0 <= slot < SLOTS else 0
 
     def _base(self, record: GroupRecord, replica: int) -> str:
         """What the names of a replica's directories begin with: the generation is that in which it was made."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from iotdb_cluster.data import DataGroup, Discard, DropSlots, Own, runs_of, slots_in
+from iotdb_cluster.data import DataGroup, Discard, DropSlots, Fence, Own, runs_of, slots_in
 from iotdb_cluster.meta import MetaState
 
 __all__ = ["due_decisions"]
 
 
-def due_decisions(state: MetaState, index: int, data: DataGroup) -> list[Own | DropSlots | Discard]:
+def due_decisions(state: MetaState, index: int, data: DataGroup) -> list[Own | Fence | DropSlots | Discard]:
     """The entries that the leader of the group is to propose, in this order; harmless when they come twice.
 
     `index` is that of the last entry that `state` holds: of a later move it knows nothing yet. Slots that come with a
@@ -38,7 +38,24 @@ def due_decisions(state: MetaState, index: int, data: DataGroup) -> list[Own | D
         epoch = state.table.owner(slot)[1]
         if arriving.get(slot) != epoch and data.slot_epoch(slot) < epoch:
             plain.append((slot, epoch))
-    return [*drops, *arrivals, *([Own(runs_of(plain), changed)] if plain else [])]
+    fences = _lost_fences(state, index, data)
+    return [*fences, *drops, *arrivals, *([Own(runs_of(plain), changed)] if plain else [])]
+
+
+def _lost_fences(state: MetaState, index: int, data: DataGroup) -> list[Fence]:
+    """Slots that went to another group, and that this one never fenced: so a forced reconfiguration has lost that.
+
+    They are fenced under the number of no move that is known, and dropped when that is applied.
+    """
+    gone = []
+    for slot, epoch in data.slots().items():
+        owner, newest = state.table.owner(slot)
+        if owner != data.number and newest > epoch and not data.is_fenced(slot):
+            gone.append((slot, newest))
+    number = index
+    while number in data.moves_away() or state.move(number) is not None:
+        number -= 1
+    return [Fence(number, runs_of(gone), state.members_changed)] if gone else []
 
 
 def _decided_for(state: MetaState, data: DataGroup) -> set[int]:

@@ -102,6 +102,7 @@ def due_actions(group: DataGroup, progress: DeleteProgress) -> Iterator[DeleteAc
         if group.is_fenced(schema.slot):  # whoever has the slot then goes on
             continue
         waiting: set[int] = set()
+        open_ones = {intent.number for intent in intents}
         for intent in intents:
             missing = progress.missing(storage_group, intent)
             for partition in missing:
@@ -110,7 +111,10 @@ def due_actions(group: DataGroup, progress: DeleteProgress) -> Iterator[DeleteAc
                 waiting.add(partition)
                 slot, opening = group.listed(storage_group, partition)
                 header = Header(NO_REQUEST, storage_group, slot, 0, 0, partition)
-                body = DeleteUnit(intent.number, intent.partitions[partition], intent.delete, opening)
+                before = intent.partitions[partition]
+                if before not in open_ones:  # it was done there; where copies were lost the unit may not know it
+                    before = 0
+                body = DeleteUnit(intent.number, before, intent.delete, opening)
                 action = DeleteAction(header, body)
                 if action.key not in progress.running:
                     yield action

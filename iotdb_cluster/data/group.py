@@ -219,7 +219,7 @@ class DataGroup(GroupView):
 
     def _schema(self, header: Header) -> StorageGroupState:
         """The schema slot's state of the header's storage group; raises as `schema`, 304 where it has none yet."""
-        known = self.schema(header.storage_group, header.slot, header.slot_epoch)
+        known = self._schema_here(header.storage_group, header.slot, header.slot_epoch)
         if known is None:
             raise CallerError(
                 Status.TIMESERIES_NOT_EXIST, f"no series was ever created in storage group {header.storage_group}"
@@ -227,7 +227,7 @@ class DataGroup(GroupView):
         return known
 
     def _schema_or_new(self, header: Header, body: EnsureSeries | CreateSeries, index: int) -> StorageGroupState:
-        known = self.schema(header.storage_group, header.slot, header.slot_epoch)
+        known = self._schema_here(header.storage_group, header.slot, header.slot_epoch)
         if known is None:
             known = StorageGroupState(header.slot, SchemaTree(body.storage_group), changed=index)
             self._state.storage_groups[header.storage_group] = known
@@ -277,7 +277,7 @@ class DataGroup(GroupView):
         self.store.delete(where, header.slot_epoch, index, pattern, delete.low, delete.high)
         unit.last_intent = body.number
         if delete.intent is IntentKind.TIMESERIES:
-            unit.floor = body.number
+            unit.floor = max(unit.floor, body.number)
         return "done"
 
     def _delete_retire(self, index: int, header: Header, body: DeleteRetire, repeat: bool) -> Any:
@@ -345,6 +345,7 @@ class DataGroup(GroupView):
         elif kind in _NEEDS_REQUEST:
             raise _bad(f"an entry of kind {kind.name} has no request id")
         if kind is Kind.INSERT:
+            self.check_current(header.slot, header.slot_epoch)
             check_floor(self._state.unit_of(header), header)
             try:
                 decode_insert(payload, strict=True)
@@ -360,6 +361,7 @@ class DataGroup(GroupView):
         state.check_exists(header.storage_group)
         if isinstance(body, Expire):
             return
+        self.check_current(header.slot, header.slot_epoch)
         state.check_slot(header.slot, header.slot_epoch)
         if isinstance(body, OpenUnit | DeleteUnit):
             unit = state.units.get((header.storage_group, header.partition))
@@ -367,7 +369,7 @@ class DataGroup(GroupView):
                 state.check_same_slot(header.slot, unit.slot)
             return
         if isinstance(body, EnsureSeries | CreateSeries):
-            known = self.schema(header.storage_group, header.slot, header.slot_epoch)
+            known = self._schema_here(header.storage_group, header.slot, header.slot_epoch)
             if known is not None:
                 _check_same_path(known, body)
                 check_retiring(known, body.series)

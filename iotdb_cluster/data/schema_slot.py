@@ -127,7 +127,11 @@ def alter(state: StorageGroupState, body: AlterSeries, index: int) -> str:
 
 
 def list_partition(state: StorageGroupState, header: Header, body: ListPartition) -> dict[str, int]:
-    """{"floor", "last_intent"} of the partition's first listing: what every later one answers too."""
+    """{"floor", "last_intent"} with which the partition's unit is opened: of its first listing.
+
+    The floor rises with each DELETE TIMESERIES: a unit of which all copies were lost is opened once more, and must not
+    take what was resolved before.
+    """
     listed = state.directory.get(header.partition)
     if listed is None:
         if len(state.directory) >= PARTITIONS_PER_STORAGE_GROUP_MAX:
@@ -181,6 +185,8 @@ def add_intent(state: StorageGroupState, header: Header, body: DeleteIntent) -> 
         listed = state.directory[partition]
         concerned[partition] = listed.assigned
         listed.assigned = number
+        if body.intent is IntentKind.TIMESERIES:  # should all copies of the unit be lost, it is opened so again
+            listed.floor = number
     state.last_intent = number
     if body.intent is IntentKind.TIMESERIES:
         state.epoch = number

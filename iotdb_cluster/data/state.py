@@ -86,7 +86,7 @@ class UnitState:
 
 @dataclass(slots=True)
 class Listed:
-    """A partition in the directory: (floor, last intent) at its listing, and the last intent that concerns it since."""
+    """A partition in the directory: the last intent at its listing, the last that concerns it since, and the floor."""
 
     slot: int
     floor: int

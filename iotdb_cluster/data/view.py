@@ -11,7 +11,7 @@ from iotdb_cluster.data.handoff import Export, Handoff
 from iotdb_cluster.data.moves import Runs, runs_of
 from iotdb_cluster.data.outcomes import NotReady
 from iotdb_cluster.data.state import GroupState, ImportState, StorageGroupState, UnitState
-from iotdb_cluster.errors import StaleSchema
+from iotdb_cluster.errors import Moved, StaleSchema
 from iotdb_cluster.requests import NO_REQUEST
 from iotdb_cluster.schema import PathPattern, Series, split_path
 from iotdb_cluster.storage import PinnedUnit, Stage, Store, UnitId, UnitReader
@@ -31,6 +31,11 @@ _NOTHING = Held(0, 0, 0)
 WALK_UNITS = 1_000  # of which the bytes are added up before others may use the loop: a few milliseconds
 
 
+def _nothing(slot: int) -> int:
+    del slot
+    return 0
+
+
 class GroupView:
     """The reading side of `DataGroup`."""
 
@@ -39,6 +44,9 @@ class GroupView:
         self.store = store
         self._state = state
         self._handoff = handoff
+        # The epoch of the last decision about a slot, as this node's meta state has it: the log may not have heard of
+        # it, or, after a forced reconfiguration that lost entries, have forgotten it.
+        self.decided: Callable[[int], int] = _nothing
 
     # --- what the group knows -----------------------------------------------------------------------------------------
 
@@ -93,6 +101,11 @@ class GroupView:
         one = self._state.storage_groups[storage_group].directory[partition]
         return one.slot, OpenUnit(one.floor, one.last_intent)
 
+    def check_current(self, slot: int, epoch: int) -> None:
+        """Raise Moved where meta has decided about the slot since. For requests, never for entries of the log."""
+        if epoch < self.decided(slot):
+            raise Moved(f"slot {slot} has a later epoch than the request's {epoch}: meta has decided about it since")
+
     # --- reads --------------------------------------------------------------------------------------------------------
 
     def reader(self, storage_group: int, partition: int, slot: int, slot_epoch: int, schema_epoch: int) -> UnitReader:
@@ -102,6 +115,7 @@ class GroupView:
         holds no points yet, which at an index that a read barrier gave is an answer.
         """
         header = Header(NO_REQUEST, storage_group, slot, slot_epoch, schema_epoch, partition)
+        self.check_current(slot, slot_epoch)
         check_floor(self._state.unit_of(header), header)
         return self.store.reader(UnitId(storage_group, partition))
 
@@ -110,6 +124,11 @@ class GroupView:
 
         Raises Moved, NotReady, or CallerError 322.
         """
+        self.check_current(slot, slot_epoch)
+        return self._schema_here(storage_group, slot, slot_epoch)
+
+    def _schema_here(self, storage_group: int, slot: int, slot_epoch: int) -> StorageGroupState | None:
+        """What the log alone says."""
         self._state.check_exists(storage_group)
         self._state.check_slot(slot, slot_epoch)
         known = self._state.storage_groups.get(storage_group)

@@ -18,6 +18,7 @@ from iotdb_cluster.meta.records import (
     Change,
     ChangeKind,
     Group,
+    Loss,
     Move,
     Node,
     NodeState,
@@ -57,6 +58,7 @@ class Cluster:
     moves: dict[int, Move] = field(default_factory=dict)
     change: Change | None = None
     slot_map: SlotMap = field(default_factory=SlotMap)
+    losses: tuple[Loss, ...] = ()  # that operators accepted, the latest last
     changed: int = 0  # the log index of the last decision about all this
 
     @property
@@ -138,6 +140,7 @@ class Cluster:
             "table": None if self.table is None else self.table.dump(),
             "moves": [[move.id, move.giver, move.receiver, move.slots] for _, move in sorted(self.moves.items())],
             "change": None if change is None else [change.id, change.kind, change.node, change.paused, change.wanted],
+            "losses": [[loss.at, loss.node, list(loss.groups), loss.slots] for loss in self.losses],
             "members_changed": self.changed,
         }
 
@@ -167,6 +170,7 @@ class Cluster:
             number, kind, node, paused, wanted = head["change"]
             moves = tuple(WantedMove(giver, receiver, tuple(slots)) for giver, receiver, slots in wanted)
             cluster.change = Change(number, ChangeKind(kind), node, paused, moves)
+        cluster.losses = tuple(Loss(at, node, tuple(gone), slots) for at, node, gone, slots in head.get("losses", ()))
         if cluster.table is not None:
             cluster.map_slots()
         cluster.changed = head["members_changed"]

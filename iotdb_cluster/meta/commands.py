@@ -130,9 +130,13 @@ def join_node(
     )
 
 
-def leave_node(request: RequestId, node: int, dead: bool) -> bytes:
-    """The member is to go; `dead`: it will not come back, and has no part in that. Value: {"change": the change}."""
-    return _command("leave_node", request, node=node, dead=int(dead))
+def leave_node(request: RequestId, node: int, dead: bool, accept_loss: bool = False) -> bytes:
+    """The member is to go; `dead`: it will not come back, and has no part in that.
+
+    Refused where the only copy of slots is there, unless `accept_loss`: then they begin anew, empty, elsewhere. Value:
+    {"change": the change}, with a loss also {"lost": slots, "dropped": paths of storage groups}.
+    """
+    return _command("leave_node", request, node=node, dead=int(dead), accept_loss=int(accept_loss))
 
 
 def remove_node(request: RequestId, node: int) -> bytes:

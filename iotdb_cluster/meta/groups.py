@@ -9,7 +9,8 @@ from typing import Any
 from iotdb_cluster.meta.changes import require_change
 from iotdb_cluster.meta.cluster import Cluster, refused
 from iotdb_cluster.meta.fields import Fields
-from iotdb_cluster.meta.records import META_GROUP, Group, Replica, Role
+from iotdb_cluster.meta.losses import end_moves, raise_epochs, record, slots_text
+from iotdb_cluster.meta.records import META_GROUP, Group, Loss, Replica, Role
 
 __all__ = ["HANDLERS", "unmet_majorities"]
 
@@ -131,18 +132,24 @@ def _force(cluster: Cluster, index: int, fields: Fields) -> Any:
         raise refused(f"group {number} has the replicas {[r.id for r in group.replicas]}, not all of {sorted(dead)}")
     survivors = tuple(replica for replica in group.replicas if replica.id not in dead)
     if not survivors:
-        raise refused(f"no replica of group {number} survives: bring one of its nodes back")
+        raise refused(
+            f"no replica of group {number} survives: bring one of its nodes back, or remove them with --accept-loss"
+        )
     if all(2 * len(dead & set(members)) < len(members) for members in group.configurations):
         raise refused(f"a majority of group {number} is alive: it needs no force")
-    unmet = unmet_majorities(group, dead)
+    unmet, slots = unmet_majorities(group, dead), cluster.owners.slots_of(number)
     if unmet and not accept_loss:
         raise refused(
             f"the dead replicas {sorted(dead)} were a majority of {list(unmet[0])} of group {number}: what they alone "
-            f"have acknowledged in {_described(cluster, number)} would be lost; bring one back, or say --accept-loss"
+            f"have acknowledged in its {slots_text(slots)} would be lost; bring one back, or say --accept-loss"
         )
     roles = [replica.role if replica.role is Role.LEARNER else Role.VOTER for replica in survivors]
     replicas = tuple(replace(replica, role=role) for replica, role in zip(survivors, roles, strict=True))
     cluster.groups[number] = replace(group, generation=generation, replicas=replicas, earlier=())
+    end_moves(cluster, number)
+    raise_epochs(cluster, number)
+    if unmet:
+        record(cluster, Loss(index, 0, (number,), len(slots)))
     cluster.changed = index
     return {"survivors": [replica.id for replica in replicas]}
 
@@ -163,18 +170,6 @@ def _force_meta(cluster: Cluster, index: int, group: Group, generation: int, dea
         cluster.groups[META_GROUP] = group
         cluster.changed = index
     return {"survivors": [replica.id for replica in group.replicas]}
-
-
-def _described(cluster: Cluster, number: int) -> str:
-    slots = cluster.owners.slots_of(number)
-    runs: list[list[int]] = []
-    for slot in slots:
-        if runs and slot == runs[-1][1] + 1:
-            runs[-1][1] = slot
-        else:
-            runs.append([slot, slot])
-    shown = ", ".join(f"{first}-{last}" if first < last else str(first) for first, last in runs[:20])
-    return f"its {len(slots)} slots ({shown}{', ...' if len(runs) > 20 else ''})"
 
 
 HANDLERS: dict[str, Callable[[Cluster, int, Fields], Any]] = {

@@ -6,14 +6,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from iotdb_cluster.errors import CallerError
 from iotdb_cluster.limits import SLOT_SALT
 from iotdb_cluster.meta.changes import begin_or_alter, none_under_way, require_change
 from iotdb_cluster.meta.cluster import META_VOTERS_MAX, Cluster, refused
 from iotdb_cluster.meta.fields import Fields, address_of
+from iotdb_cluster.meta.losses import begin_anew, only_copies, slots_text
 from iotdb_cluster.meta.records import META_GROUP, ChangeKind, Group, Node, NodeState, Replica, Role
 from iotdb_cluster.partition import PartitionTable, Ring, SlotStrategy
 
-__all__ = ["HANDLERS", "found"]
+__all__ = ["HANDLERS", "found", "leave"]
+
+PATHS_SHOWN_MAX = 20
 
 
 def found(cluster: Cluster, index: int, fields: Fields) -> bool:
@@ -148,18 +152,24 @@ def _joined(cluster: Cluster, identifier: int) -> Any:
 
 def _may_die(cluster: Cluster, node: Node) -> None:
     """Raises where the only copy of slots lies at a node that is said to be dead."""
-    for group in (group for number, group in sorted(cluster.groups.items()) if number != META_GROUP):
-        alive = [r for r in group.replicas if r.node != node.id and not cluster.nodes[r.node].dead]
-        left = [r for r in alive if r.role is not Role.JOINING]  # who joins may have nothing yet
-        count = len(cluster.owners.slots_of(group.id))
-        if not left and count:
-            raise refused(
-                f"node {node.id} holds the only copy of {count} slots of the group headed by node {group.id}: "
-                "bring it back; dead, it cannot be removed without losing them"
-            )
+    held = _only_copies_text(cluster, only_copies(cluster, node))
+    if held:
+        raise refused(f"node {node.id} holds {held}: bring it back, or remove it with --accept-loss")
 
 
-def _leave(cluster: Cluster, index: int, fields: Fields) -> Any:
+def _only_copies_text(cluster: Cluster, lost: list[Group]) -> str:
+    """What of these groups is nowhere else; empty where they own no slots."""
+    slots = {group.id: cluster.owners.slots_of(group.id) for group in lost}
+    texts = [f"{slots_text(owned)} of the group headed by node {number}" for number, owned in slots.items() if owned]
+    return f"the only copy of {', and of '.join(texts)}" if texts else ""
+
+
+def leave(cluster: Cluster, index: int, fields: Fields, schemas_in: Callable[[set[int]], list[str]]) -> Any:
+    """A member is to go. `schemas_in(slots)`: the paths of the storage groups whose schema lies in these slots.
+
+    Value: {"change"}, and where the loss of the only copy of slots was accepted {"lost": how many slots, "dropped": the
+    paths of the storage groups that go with them}.
+    """
     identifier, dead = fields.number("node"), bool(fields.number("dead"))
     node = cluster.nodes.get(identifier)
     if node is None:
@@ -175,14 +185,32 @@ def _leave(cluster: Cluster, index: int, fields: Fields) -> Any:
                 f"the cluster size is too small, no node can be removed: {staying} nodes for {cluster.replication} "
                 "replicas; add a node or lower the replication number first"
             )
-    if dead:
-        _may_die(cluster, node)
-    else:
+    lost = only_copies(cluster, node) if dead else []
+    held = _only_copies_text(cluster, lost)
+    if held and not fields.optional_number("accept_loss"):
+        paths = schemas_in({slot for group in lost for slot in cluster.owners.slots_of(group.id)})
+        raise refused(
+            f"node {identifier} holds {held}: bring it back; or say --accept-loss: then these slots begin anew, empty, "
+            f"and the storage groups whose schema lies in them are dropped whole ({_shown(paths)})"
+        )
+    if not dead:
         none_under_way(cluster)
     cluster.nodes[identifier] = replace(node, state=NodeState.LEAVING, dead=dead or node.dead)
+    value: dict[str, Any] = {}
+    if lost:
+        try:
+            slots = begin_anew(cluster, index, identifier, lost)
+        except CallerError:
+            cluster.nodes[identifier] = node
+            raise
+        value = {"lost": len(slots), "dropped": schemas_in(set(slots))} if slots else {}
     begin_or_alter(cluster, index, ChangeKind.LEAVE, identifier)
     cluster.changed = index
-    return {"change": require_change(cluster).id}
+    return {"change": require_change(cluster).id, **value}
+
+
+def _shown(paths: list[str]) -> str:
+    return ", ".join(paths[:PATHS_SHOWN_MAX]) + (", ..." if len(paths) > PATHS_SHOWN_MAX else "") or "none"
 
 
 def _remove(cluster: Cluster, index: int, fields: Fields) -> Any:
@@ -206,6 +234,5 @@ def _remove(cluster: Cluster, index: int, fields: Fields) -> Any:
 HANDLERS: dict[str, Callable[[Cluster, int, Fields], Any]] = {
     "register_node": _register,
     "join_node": _join,
-    "leave_node": _leave,
     "remove_node": _remove,
 }

@@ -14,6 +14,7 @@ __all__ = [
     "Change",
     "ChangeKind",
     "Group",
+    "Loss",
     "Move",
     "Node",
     "NodeState",
@@ -183,6 +184,19 @@ class Change:
     node: int = 0
     paused: bool = False
     wanted: tuple[WantedMove, ...] = ()
+
+
+class Loss(NamedTuple):
+    """An accepted loss, decided at meta index `at`.
+
+    With a dead `node`: these groups are gone, and their slots begin anew elsewhere. `node` 0: the group goes on without
+    its majority, some points of its slots may be gone.
+    """
+
+    at: int
+    node: int
+    groups: tuple[int, ...]
+    slots: int
 
 
 @dataclass(frozen=True, slots=True)

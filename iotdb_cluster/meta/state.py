@@ -16,7 +16,7 @@ from iotdb_cluster.meta import changes, groups, members, moves
 from iotdb_cluster.meta.cluster import Cluster, refused
 from iotdb_cluster.meta.commands import COMMAND_VERSION
 from iotdb_cluster.meta.fields import Fields
-from iotdb_cluster.meta.records import META_GROUP, Change, Group, Move, Node, Replica, Result, StorageGroup
+from iotdb_cluster.meta.records import META_GROUP, Change, Group, Loss, Move, Node, Replica, Result, StorageGroup
 from iotdb_cluster.meta.storage_groups import StorageGroups
 from iotdb_cluster.partition import PartitionTable, Ring, SlotMap
 from iotdb_cluster.requests import Admission, RequestId, RequestWindow, refusal
@@ -29,6 +29,7 @@ _SNAPSHOT_VERSION = 2
 _SNAPSHOT_VERSIONS = (1, 2)  # those that can be loaded
 _ENVELOPE = struct.Struct(">4sBI")  # magic, version, CRC32C of the rest
 _MAGIC = b"META"
+_NOT_FOUNDED = "the cluster is not founded yet: try again when it is"
 
 
 class MetaState:
@@ -173,6 +174,11 @@ class MetaState:
         return self._storage_groups.touched(pattern)
 
     @property
+    def losses(self) -> tuple[Loss, ...]:
+        """What operators accepted to lose, the latest last; the oldest are forgotten."""
+        return self._cluster.losses
+
+    @property
     def auth(self) -> AuthState:
         """Users and roles. Read only."""
         return self._auth
@@ -237,6 +243,19 @@ class MetaState:
         if members.found(self._cluster, index, fields):
             self._auth = AuthState(administrator)
             self._auth.set_password(administrator, password)
+
+    def _leave_node(self, index: int, fields: Fields) -> Any:
+        if not self.bootstrapped:
+            raise refused(_NOT_FOUNDED)
+
+        def schemas_in(slots: set[int]) -> list[str]:
+            groups = self._storage_groups.select(None, dropping=False)
+            return [group.path for group in groups if self.slot_map.schema_slot_of(group.path) in slots]
+
+        value = members.leave(self._cluster, index, fields, schemas_in)
+        if value.get("dropped"):
+            self._storage_groups.begin_drop(value["dropped"], index)
+        return value
 
     def _create_storage_group(self, index: int, fields: Fields) -> Any:
         return {"id": self._storage_groups.create(fields.text("path"), index).id}
@@ -336,6 +355,7 @@ class MetaState:
 
 _HANDLERS: dict[str, Callable[[MetaState, int, Fields], Any]] = {
     "bootstrap": MetaState._bootstrap,
+    "leave_node": MetaState._leave_node,
     "create_storage_group": MetaState._create_storage_group,
     "drop_storage_groups": MetaState._drop_storage_groups,
     "finish_drop": MetaState._finish_drop,
@@ -358,7 +378,7 @@ _HANDLERS: dict[str, Callable[[MetaState, int, Fields], Any]] = {
 def _of_cluster(handler: Callable[[Cluster, int, Fields], Any]) -> Callable[[MetaState, int, Fields], Any]:
     def handle(state: MetaState, index: int, fields: Fields) -> Any:
         if not state.bootstrapped:
-            raise refused("the cluster is not founded yet: try again when it is")
+            raise refused(_NOT_FOUNDED)
         return handler(state._cluster, index, fields)
 
     return handle

@@ -74,7 +74,7 @@ def migration(asker: Asker, wait: bool) -> None:
 def _migration_lines(answer: dict[str, Any]) -> list[str]:
     change = answer["change"]
     if change is None:
-        return [NOTHING_MOVES]
+        return [NOTHING_MOVES, *map(_loss_line, answer["losses"])]
     lines = [f"Some slots are in the state of data migration: {answer['slots_left']} are left."]
     paused = ", paused" if change["paused"] else ""
     lines.append(f"Change {change['id']}: {change['kind']} of node {change['node']}{paused}; replicas: "
@@ -85,7 +85,16 @@ def _migration_lines(answer: dict[str, Any]) -> list[str]:
         lines.append(f"move {move['move']}: slots {_runs(move['slots'])}{_how_far(move)}")
     lines += [f"to do: {step}" for step in answer["steps"]]
     lines += [f"waits: {text}" for text in answer["waiting"]]
-    return lines
+    return [*lines, *map(_loss_line, answer["losses"])]
+
+
+def _loss_line(loss: Sequence[Any]) -> str:
+    at, node, groups, slots = loss
+    if node:
+        return (
+            f"accepted loss (entry {at}): {slots} slots of which dead node {node} had the only copy began anew, empty"
+        )
+    return f"accepted loss (entry {at}): group {groups[0]} goes on without its majority; it had {slots} slots"
 
 
 def _how_far(move: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from iotdb_cluster.world import World, real_world
 
 __all__ = ["main"]
 
-USAGE = """usage: remove-node.sh IP META_PORT [-c CONF_DIR] [-seed_nodes LIST] [-t SECONDS]
+USAGE = """usage: remove-node.sh IP META_PORT [--accept-loss] [-c CONF_DIR] [-seed_nodes LIST] [-t SECONDS]
        IP META_PORT may also be IP:META_PORT, IP with the data or client port, or the identifier of the node"""
 CONNECT_MS = 2_000
 LEAVE_MS = 20_000
@@ -37,6 +37,7 @@ class _Arguments:
     target: str = ""
     conf: list[str] = field(default_factory=list)  # words that say where the seeds stand
     limit_s: float = LIMIT_S
+    accept_loss: bool = False
 
 
 def _parse(words: Sequence[str]) -> _Arguments:
@@ -54,6 +55,8 @@ def _parse(words: Sequence[str]) -> _Arguments:
                 found.limit_s = float(value)
             except ValueError:
                 raise BadConfiguration(f"-t {value}: a number of seconds is wanted\n{USAGE}") from None
+        elif word == "--accept-loss":
+            found.accept_loss = True
         elif word.startswith("-"):
             raise BadConfiguration(f"{word} is not an option of this command\n{USAGE}")
         else:
@@ -123,7 +126,8 @@ async def _remove(seeds: Sequence[NodeAddress], arguments: _Arguments) -> int:
     try:
         try:
             await cluster.ask(CHANGE_CALL, None, ASK_MS)  # from now on every member is known, not the seeds alone
-            left = await cluster.ask(LEAVE_CALL, {"target": arguments.target}, LEAVE_MS)
+            wish = {"target": arguments.target, "accept_loss": arguments.accept_loss}
+            left = await cluster.ask(LEAVE_CALL, wish, LEAVE_MS)
         except CallerError as error:
             if error.code in (Status.START_UP_ERROR, Status.ILLEGAL_PARAMETER):
                 print(f"refused: {error.message}", file=sys.stderr)
@@ -132,6 +136,9 @@ async def _remove(seeds: Sequence[NodeAddress], arguments: _Arguments) -> int:
             return UNREACHABLE
         how = "nobody reaches it: it is removed as dead" if left["dead"] else "it hands over what it has first"
         print(f"node {left['node']} ({left['name']}) is to be removed; {how}", flush=True)
+        if left.get("lost"):
+            print(f"{left['lost']} slots of which it had the only copy begin anew, empty", flush=True)
+            print(f"storage groups that are dropped: {', '.join(left['dropped']) or 'none'}", flush=True)
         return await _follow(cluster, left, arguments.limit_s)
     finally:
         await cluster.close()

@@ -13,7 +13,7 @@ from iotdb_cluster.cluster.startup import Removed
 from iotdb_cluster.errors import CallerError
 from iotdb_cluster.meta import META_GROUP, commands
 from iotdb_cluster.simulation import smoke
-from iotdb_cluster.simulation.client import ask_admin
+from iotdb_cluster.simulation.client import SimulatedClient, ask_admin
 from iotdb_cluster.world import World
 from tests.cluster.test_cluster_shaping import Trial
 
@@ -207,3 +207,32 @@ def test_two_survivors_are_asked_at_once(seed: int) -> None:
         trial.settled(begun[0])
         assert len({group.generation for group in trial.groups(META_GROUP).values()}) == 1
         assert len([group for group in trial.groups(META_GROUP).values() if group.leads]) == 1
+
+
+def test_the_only_copy_of_slots_is_lost_and_they_begin_anew() -> None:
+    with Forced(30, replication=1, nodes=3) as trial:
+        trial.simulation.run_until(2_000)
+        owner, _ = trial.state().owner_of_slot(trial.state().slot_map.schema_slot_of("root.shape0"))
+        victim = owner.id
+        one, other = [node for node in trial.numbers if node != victim]
+        trial.lose(victim)
+        wish = {"command": "remove-node", "target": str(victim)}
+        refusal = trial.ask(one, wish)
+        assert f"node {victim} holds the only copy of 333" in refusal["error"]
+        assert "are dropped whole (root.shape0" in refusal["error"]
+        answer = trial.ask(other, {**wish, "accept_loss": True})
+        assert answer["dead"]
+        assert "root.shape0" in answer["dropped"]
+        trial.until(lambda: trial.state().change is None and not [
+            group for group in trial.state().storage_groups(dropping=True) if group.dropping
+        ])  # fmt: skip
+        for series, points in trial.acknowledged.items():
+            trial.maybe.setdefault(series, {}).update(points)
+        trial.acknowledged.clear()
+        trial.until(lambda: sum(map(len, trial.acknowledged.values())) > 60)
+        session = SimulatedClient(trial.world, smoke._name(one), smoke.CLIENT_PORT)
+        trial.simulation.run(session.execute("DELETE FROM root.shape1.*.* WHERE time >= 100000000"), 60_000)
+        trial.restart_all()
+        trial.verify()
+        told = trial.ask(one, {"command": "migration"})
+        assert [loss[1:] for loss in told["losses"]] == [[victim, [victim], answer["lost"]]]

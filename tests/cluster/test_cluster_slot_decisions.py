@@ -92,3 +92,17 @@ def test_a_slot_that_went_and_came_back_is_dropped_in_between() -> None:
     assert trial.due() == [DropSlots(runs_of([(trial.mine, 2)]), 90), Own(runs_of([(trial.mine, 3)]), 90, 50)]
     trial.settle()
     assert trial.data.slot_epoch(trial.mine) == 3
+
+
+def test_a_slot_that_went_is_fenced_and_dropped_though_the_log_has_lost_the_fence() -> None:
+    """A forced reconfiguration went on with a log that ends before it."""
+    trial = Trial()
+    trial.table.decide(trial.mine, A, 2)
+    runs = runs_of([(trial.mine, 2)])
+    trial.moves[90] = object()
+    assert trial.due() == [Fence(89, runs, 90)]
+    trial.log(Fence(89, runs, 90))
+    assert trial.due() == [DropSlots(runs, 90)]
+    trial.settle()
+    assert trial.data.slot_epoch(trial.mine) == 0
+    assert trial.data.moves_away() == []

@@ -299,6 +299,42 @@ def test_intents_come_in_order_and_only_where_they_concern(log: Log) -> None:
     assert isinstance(early, NotReady)
 
 
+def test_a_unit_of_which_all_copies_were_lost_is_opened_again_and_takes_deletes(log: Log) -> None:
+    log.create("s", "t")
+    log.open(2)
+    progress = DeleteProgress()
+    for _ in range(2):
+        log.value(DeleteIntent(IntentKind.TIMESERIES, (PathPattern.exact("root.sg.d.s"),)))
+        [action] = due_actions(log.group, progress)
+        assert log.put(encode(action.header._replace(slot_epoch=1), action.body)) == DONE
+        progress.finished(action)
+        [retire] = due_actions(log.group, progress)
+        log.put(encode(retire.header, retire.body))
+        log.create("s")
+    del log.group._state.units[SG, 2]  # as in a group where its slot has begun anew
+    opening = log.value(ListPartition(SLOT), partition=2)
+    assert opening["floor"] == 2  # nothing that was resolved before the deletes
+    log.value(range_delete(0, 9))
+    [action] = due_actions(log.group, progress)
+    assert log.put(encode(action.header._replace(slot_epoch=1), action.body)) == DONE
+
+
+def test_what_meta_has_decided_since_is_moved_for_requests_and_not_for_the_log(log: Log) -> None:
+    log.create("s")
+    log.open()
+    insert = log.insert([1], [2])
+    log.group.validate(insert)
+    log.group.decided = {SLOT: 2}.__getitem__
+    for request in (
+        lambda: log.group.validate(insert),
+        lambda: log.group.resolve(SG, SLOT, 1, {"root.sg.d": ["s"]}),
+        lambda: log.group.reader(SG, 0, SLOT, 1, 0),
+    ):
+        with pytest.raises(Moved):
+            request()
+    assert log.put(insert) == DONE
+
+
 def test_a_delete_opens_a_listed_unit(log: Log) -> None:
     log.create("s")
     opening = log.value(ListPartition(SLOT), partition=2)
@@ -307,7 +343,7 @@ def test_a_delete_opens_a_listed_unit(log: Log) -> None:
     assert log.put(encode(action.header._replace(slot_epoch=1), action.body)) == DONE
     unit = log.group.units()[SG, 2]
     assert (unit.floor, unit.last_intent) == (1, 1)
-    assert log.value(ListPartition(SLOT), partition=2) == opening
+    assert log.value(ListPartition(SLOT), partition=2) == {**opening, "floor": 1}
     assert log.add(OpenUnit(**opening), partition=2) == DONE
     assert (unit.floor, unit.last_intent) == (1, 1)
 

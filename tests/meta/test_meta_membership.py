@@ -331,6 +331,55 @@ def test_force_group_below_a_majority_loses() -> None:
     assert meta.do(commands.set_replication, 3)["change"]  # the number is the same, and group 1 lacks replicas
 
 
+def test_a_force_raises_epochs_and_ends_moves() -> None:
+    """So that nothing of an earlier generation passes for what is written from now on."""
+    meta = Meta.founded(3, replication=2)
+    state = meta.state
+    mine, other = state.table.slots_of(2), state.table.slots_of(1)
+    meta.do(commands.rebalance, [(2, 1, mine[:2]), (3, 2, state.table.slots_of(3)[:1])])
+    meta.do(commands.begin_move, 2, 1, mine[:1])
+    meta.do(commands.begin_move, 3, 2, state.table.slots_of(3)[:1])
+    meta.do(commands.force_group, 2, 2, [replica_of(meta, 2, 2)])
+    assert state.moves == []
+    assert state.table.slots_of(2) == mine
+    assert {state.table.owner(slot)[1] for slot in mine[1:]} == {2}
+    assert state.table.owner(mine[0])[1] == 4
+    assert state.table.owner(state.table.slots_of(3)[0])[1] == 3
+    assert {state.table.owner(slot)[1] for slot in other} == {1}
+    assert state.losses == ()
+
+
+def test_the_only_copy_of_slots_is_lost_when_that_is_accepted() -> None:
+    meta = Meta.founded(3, replication=1)
+    state = meta.state
+    mine = state.table.slots_of(2)
+    for number in range(40):
+        meta.do(commands.create_storage_group, f"root.lost{number}")
+    lost = [one.path for one in state.storage_groups() if state.slot_map.schema_slot_of(one.path) in set(mine)]
+    kept = [one.path for one in state.storage_groups() if one.path not in lost]
+    meta.do(commands.rebalance, [(2, 1, mine[:3]), (3, 2, state.table.slots_of(3)[:1])])
+    meta.do(commands.begin_move, 2, 1, mine[:3])
+    meta.do(commands.begin_move, 3, 2, state.table.slots_of(3)[:1])
+    text = f"node 2 holds the only copy of {len(mine)} slots ({mine[0]}-{mine[-1]}) of the group headed by node 2: "
+    meta.refuses(text + "bring it back; or say --accept-loss", commands.leave_node, 2, True)
+    meta.refuses(f"are dropped whole ({lost[0]}, ", commands.leave_node, 2, True)
+    before = state._cluster.dump()
+    answer = meta.do(commands.leave_node, 2, True, True)
+    assert (answer["lost"], answer["dropped"]) == (len(mine), lost)
+    assert before != state._cluster.dump()
+    assert [one.path for one in state.storage_groups()] == kept
+    assert [group.id for group in state.groups] == [1, 3]
+    assert state.moves == []
+    assert [state.table.owner(slot) for slot in mine[:3]] == [(1, 3)] * 3  # the receiver may have them already
+    assert {state.table.owner(slot)[1] for slot in mine[3:]} == {2}
+    counts = state.table.counts()
+    assert max(counts.values()) - min(counts.values()) <= 1
+    assert [(loss.node, loss.groups, loss.slots) for loss in state.losses] == [(2, (2,), len(mine))]
+    assert MetaState.load(state.dump()).losses == state.losses
+    meta.do(commands.leave_node, 3, True, True)
+    meta.refuses("node 1 is the last node", commands.leave_node, 1, True, True)
+
+
 def test_the_meta_group_was_forced() -> None:
     meta = Meta.founded(2, replication=2)
     state = meta.state

@@ -249,6 +249,8 @@ class History:
         if self.random.random() < 0.2:
             self.old.append(command)
         assert self.tried(*command), step
+        if isinstance(step, plan.ForceGroup):  # moves of the group have ended where they began
+            self.decided()
         if self.random.random() < 0.1:
             self.tried(*command)
         return True

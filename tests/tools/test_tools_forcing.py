@@ -2,9 +2,11 @@
 
 import subprocess
 import time
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+ROOT = Path(__file__).parents[2]
 GOES_ON_S_MAX = 60.0
 
 
@@ -81,4 +83,43 @@ def test_three_of_five_nodes_die(new_cluster: Any, replay: ModuleType) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert "node 4 is not a member of the cluster" in cluster.log(4)
+    assert cluster.complaints() == []
+
+
+def test_a_dead_node_had_the_only_copy(new_cluster: Any, replay: ModuleType) -> None:
+    cluster = new_cluster(nodes=3, replication=1)
+    cluster.loopback.start()
+    peer = replay.Peer("127.0.0.1", cluster.ports[0], {})
+    for number in range(9):
+        assert peer.answer(f"INSERT INTO root.copy{number}.d(timestamp, s) VALUES (1, {number}.5)") == ["ok"]
+    cluster.kill(2)
+
+    def remove(*words: str) -> subprocess.CompletedProcess[str]:
+        conf = cluster.member(1).directory / "conf"
+        return subprocess.run(
+            [str(ROOT / "sbin" / "start-node.sh"), "-r", "2", *words, "-c", str(conf)],
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+
+    run = remove()
+    assert (run.returncode, run.stdout) == (3, "")
+    assert "node 2 holds the only copy of 3333 slots (3334-6666) of the group headed by node 2: " in run.stderr
+    assert (
+        "bring it back; or say --accept-loss: then these slots begin anew, empty, and the storage groups" in run.stderr
+    )
+    assert cluster.nodetool("migration").stdout.startswith("No slots are in the state of data migration")
+    run = remove("--accept-loss")
+    assert run.returncode == 0, run.stderr
+    assert "3333 slots of which it had the only copy begin anew, empty" in run.stdout
+    told = cluster.nodetool("migration").stdout
+    assert "3333 slots of which dead node 2 had the only copy began anew, empty" in told
+    kept = 0
+    for number in range(9):
+        goes_on(peer, f"INSERT INTO root.copy{number}.d(timestamp, s) VALUES (2, 2.5)")
+        rows = peer.answer(f"SELECT s FROM root.copy{number}.d")[1:]
+        assert rows in (["2 | 2.5"], ["1 | " + f"{number}.5", "2 | 2.5"])
+        kept += len(rows) == 2
+    assert 0 < kept < 9
+    peer.close()
+    assert "the only copy of 3333 slots was on the dead node 2: they begin anew" in cluster.log(1) + cluster.log(3)
     assert cluster.complaints() == []
