@@ -15,14 +15,14 @@ from iotdb_cluster.cluster.housekeeping import Housekeeping
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.moving import MOVES_CALL, Moving
 from iotdb_cluster.cluster.proposals import Proposals
-from iotdb_cluster.cluster.receiving import FETCH_CALL, MoveReceiving
+from iotdb_cluster.cluster.receiving import RECEIVING_CALLS, MoveReceiving
 from iotdb_cluster.cluster.repair import REPAIR_CALLS, Repair
 from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.world import World
 
 __all__ = ["MIGRATION_CALLS", "Migration"]
 
-MIGRATION_CALLS = (*COPY_CALLS, *REPAIR_CALLS, *GIVING_CALLS, FETCH_CALL, MOVES_CALL)
+MIGRATION_CALLS = (*COPY_CALLS, *REPAIR_CALLS, *GIVING_CALLS, *RECEIVING_CALLS, MOVES_CALL)
 
 
 class Migration:

@@ -19,7 +19,7 @@ from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.proposals import Proposals
-from iotdb_cluster.cluster.receiving import FETCH_CALL, FETCH_WAIT_MS
+from iotdb_cluster.cluster.receiving import FETCH_CALL, FETCH_WAIT_MS, WHOLE_CALL
 from iotdb_cluster.cluster.waits import Waits
 from iotdb_cluster.data import Header, Import, Ready, encode, runs_of
 from iotdb_cluster.errors import CallerError, Moved, NotLeader, Status
@@ -241,6 +241,7 @@ class Moving:
             if not await self._handed_over(move, group, progress):
                 return
         progress.phase = "decision"
+        await self._require_files(move, group)
         await self._decide(move, "receiver")
         progress.waits_for = ""
 
@@ -251,6 +252,40 @@ class Moving:
         """
         one = self._machines[move.receiver].data.imports().get(move.id)
         return one is not None and one.ready is not None
+
+    async def _require_files(self, move: Move, group: Group) -> None:
+        """CallerError unless a majority of the voters has the files that the log says are ready, and keeps them so.
+
+        That wish may have been given up by who made it, or come from the leader before, and may have taken effect when
+        rounds had begun again: then the move waits until its fence is ended.
+        """
+        one = self._machines[move.receiver].data.imports().get(move.id)
+        ready = None if one is None else one.ready
+        body = pack({"group": move.receiver, "move": move.id, "index": group.applied})
+
+        async def has_them(node: int) -> bool:
+            try:
+                found, _ = unpack(await self._calls.call(node, WHOLE_CALL, body, Deadline(self._world, ASK_MS)))
+            except CallerError as error:
+                logger.info("move %d: node %d does not say what it has staged: %s", move.id, node, error.message)
+                return False
+            return ready is not None and found == ready
+
+        nodes = group.voter_nodes()
+        asked = [asyncio.get_running_loop().create_task(has_them(node)) for node in nodes]
+        count = 0
+        try:
+            for answered in asyncio.as_completed(asked):
+                count += await answered
+                if 2 * count > len(nodes):
+                    return
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        raise CallerError(
+            Status.PARTITION_NOT_READY, f"{count} of {len(nodes)} voters have the files: the slots go back to the giver"
+        )
 
     async def _handed_over(self, move: Move, group: Group, progress: MoveProgress) -> bool:
         """Fence, import, last round, ready; False where the move is over."""

@@ -26,12 +26,13 @@ from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.storage import FileInfo, Stage, StagedUnit
 from iotdb_cluster.world import World
 
-__all__ = ["FETCH_CALL", "FETCH_WAIT_MS", "MoveReceiving"]
+__all__ = ["FETCH_CALL", "FETCH_WAIT_MS", "RECEIVING_CALLS", "WHOLE_CALL", "MoveReceiving"]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-FETCH_CALL = "move fetch"
+FETCH_CALL, WHOLE_CALL = "move fetch", "move whole"
+RECEIVING_CALLS = (FETCH_CALL, WHOLE_CALL)
 FETCH_WAIT_MS = 500  # an answer says how far the round is when it is not done by then
 OPEN_MS = 30_000
 LOOK_MS = 100  # between two looks for imports that can be read ahead
@@ -104,7 +105,7 @@ class MoveReceiving:
         self._staged: dict[int, _Staged] = {}
 
     def register(self, calls: Calls) -> None:
-        calls.handlers[FETCH_CALL] = self._fetch_call
+        calls.handlers.update({FETCH_CALL: self._fetch_call, WHOLE_CALL: self._whole_call})
 
     async def close(self) -> None:
         for one in list(self._fetching.values()):
@@ -142,6 +143,31 @@ class MoveReceiving:
                 "checksum": checksum,
             }
         )
+
+    async def _whole_call(self, body: memoryview, deadline: Deadline) -> bytes:
+        """The checksum of what is staged for a move that is ready, None where that is not whole.
+
+        From here on nothing touches it: the log says here that the move is ready, so no round begins, and none goes on.
+        """
+        head, _ = unpack(body)
+        group, move = replica_here(self._driver, int(head["group"])), int(head["move"])
+        try:
+            async with asyncio.timeout(max(0.0, deadline.left_ms) / 1000):
+                await self._driver.wait_applied(group, int(head["index"]))
+        except TimeoutError:
+            raise CallerError(Status.TIME_OUT, f"group {group.id} has not applied index {head['index']} here") from None
+        data = self._machines[group.id].data
+        known = data.imports().get(move)
+        if known is None or known.ready is None:
+            raise CallerError(Status.PARTITION_NOT_READY, f"move {move} is not ready here")
+        while (one := self._fetching.get(move)) is not None:
+            await self._end(one)
+        try:
+            whole = await self._work(data.stage(move).whole)
+        except SystemFault as error:
+            logger.warning("move %d: what is staged cannot be read: %s", move, error)
+            return pack(None)
+        return pack(None if whole is None else whole[0])
 
     async def _end(self, one: _Fetching) -> None:
         """Stop a round, if it goes on, and forget it: afterwards nobody works in the stage for its sake."""
@@ -306,5 +332,6 @@ def _held(names: Sequence[str], file: CopiedFile) -> tuple[str, str, int, int]:
 
 async def _stopped(one: _Fetching) -> None:
     if one.under_way and one.task is not None:
-        one.task.cancel()
+        if not one.task.cancelling():  # once: it waits then for its worker, and would be torn from that
+            one.task.cancel()
         await asyncio.wait([one.task])

@@ -12,11 +12,12 @@ from typing import Any
 import crc32c
 import pytest
 
-from iotdb_cluster.cluster import moving, receiving
+from iotdb_cluster.cluster import giving, moving, receiving
 from iotdb_cluster.cluster.calls import Deadline
 from iotdb_cluster.cluster.copying import CopiedFile
 from iotdb_cluster.cluster.duties import Duties
 from iotdb_cluster.cluster.node import Node
+from iotdb_cluster.data import Ready
 from iotdb_cluster.errors import CallerError, OutcomeUnknown
 from iotdb_cluster.meta import commands
 from iotdb_cluster.simulation import SimulatedDisk, smoke
@@ -460,4 +461,44 @@ def test_writes_that_a_move_cannot_keep_up_with_are_slowed_until_it_ends(monkeyp
         assert not any(node._machines[giver].slowed for node in trial.nodes.values())
         trial.end_load(clients)
         assert not trial.failed
+        trial.verify()
+
+
+@pytest.mark.parametrize("voters", [1, 2, 3])
+def test_a_wish_to_be_ready_that_is_heard_late_moves_nothing_that_is_not_staged(
+    monkeypatch: pytest.MonkeyPatch, voters: int
+) -> None:
+    """The receiver's leader gives its wish up, and stages anew; it takes effect when so many voters do.
+
+    Were the move decided then, they would own units without files, and the giver would drop them.
+    """
+    late: list[asyncio.Task[None]] = []
+    again: list[str] = []  # stages that are worked on behind the wish
+    propose, lacking = moving.Moving._propose, receiving._lacking
+
+    async def once_more(work: Any) -> None:
+        while len(again) < voters:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        await work
+
+    async def heard_late(self: moving.Moving, number: int, body: Any) -> None:
+        if isinstance(body, Ready) and not late:
+            late.append(asyncio.create_task(once_more(propose(self, number, body))))
+            raise OutcomeUnknown("nobody answers")
+        await propose(self, number, body)
+
+    def watched(stage: Stage, *how: Any) -> Any:
+        found = lacking(stage, *how)
+        if late:
+            again.append(stage.directory)
+        return found
+
+    monkeypatch.setattr(giving, "FENCE_MS_MAX", 5_000)  # meta does not hear the giver
+    monkeypatch.setattr(moving.Moving, "_propose", heard_late)
+    monkeypatch.setattr(receiving, "_lacking", watched)
+    with Trial(3) as trial:
+        trial.simulation.run(trial.write(60, 1), 60_000)
+        giver = max((1, 2, 3), key=lambda group: len(trial.held(group)))
+        trial.until_over(trial.begin(giver, giver % 3 + 1, trial.held(giver)))
+        assert late[0].done()
         trial.verify()

@@ -75,6 +75,44 @@ def test_rounds_that_come_while_another_stops_do_not_meet_in_the_stage() -> None
     run_virtual(main)
 
 
+class Working(Slow):
+    """Its worker cannot be stopped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        world: Any = self._world
+        world.workers = SimpleNamespace(run=self._run)
+
+    async def _run(self, _: Any, number: int) -> None:
+        self.working.append(number)
+        self.most = max(self.most, len(self.working))
+        await asyncio.sleep(STOPS_S)
+        self.working.remove(number)
+
+    async def _fetch(self, one: _Fetching, number: int, runs: Runs) -> int:
+        del number, runs
+        for _ in range(20):
+            await self._work(int, one.round.number)
+        return 0
+
+
+def test_a_round_that_is_ended_by_several_is_waited_for_by_each() -> None:
+    async def main() -> None:
+        receiving = Working()
+        await receiving.ask(1)
+        asked = []
+        for number in (2, 3, 4):
+            asked.append(asyncio.create_task(receiving.ask(number)))
+            await asyncio.sleep(0.1)
+        await asyncio.gather(*asked, return_exceptions=True)
+        assert receiving.most == 1
+        assert receiving.working == [4]
+        await receiving.close()
+        assert receiving.working == []
+
+    run_virtual(main)
+
+
 def test_what_is_over_ends_while_another_asks_for_it() -> None:
     """The sweep stops a round of a move that is over, and another round comes meanwhile."""
 
