@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from iotdb_cluster.errors import Status
+from iotdb_cluster.tools.nodetool import main as nodetool
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -15,6 +16,9 @@ SCRIPT = re.compile(r"\bsbin/[\w.-]+\.sh\b")
 MAKE = re.compile(r"(?:^|`)make ([a-z][a-z-]*)", re.MULTILINE)
 TARGET = re.compile(r"^([a-z][a-z-]*):", re.MULTILINE)
 CODE_ROW = re.compile(r"^\| (\d{3}(?:, \d{3})*) \| ([A-Z_]+(?:, [A-Z_]+)*) \|", re.MULTILINE)
+NODETOOL = re.compile(r"\bnodetool\.sh(?: -[hp] \S+)* ([a-z][a-z-]*)")
+COMMAND_ROW = re.compile(r"^\| (`[a-z](?:\\\||[^|])*) \|", re.MULTILINE)
+COMMAND = re.compile(r"`([a-z][a-z-]*)")
 PROGRAM = re.compile(r"\b(?:bench|examples|tests)/[\w/]+\.(?:py|transcript)\b")
 
 
@@ -42,6 +46,22 @@ def test_scripts_and_programs_exist(path: Path) -> None:
 def test_make_targets_exist(path: Path) -> None:
     targets = set(TARGET.findall((ROOT / "Makefile").read_text()))
     assert set(MAKE.findall(path.read_text())) <= targets
+
+
+def test_every_make_target_is_described() -> None:
+    told = set(MAKE.findall((ROOT / "docs" / "testing.md").read_text())) | {"help", "env", "format"}
+    assert set(TARGET.findall((ROOT / "Makefile").read_text())) <= told
+
+
+def test_the_commands_of_nodetool_are_described() -> None:
+    rows = COMMAND_ROW.findall((ROOT / "docs" / "tools.md").read_text().partition("## nodetool.sh")[2])
+    described = {name for row in rows for name in COMMAND.findall(row)}
+    assert set(nodetool.commands) <= described
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_commands_of_nodetool_exist(path: Path) -> None:
+    assert set(NODETOOL.findall(path.read_text())) <= set(nodetool.commands)
 
 
 def test_every_script_is_described() -> None:
