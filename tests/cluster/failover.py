@@ -44,6 +44,8 @@ WRITERS_A_GROUP_AND_NODE = 2
 CALL_S_MAX = 30.0
 DOUBLE = 4
 PROBLEMS_SHOWN = 12
+SLOW_S = 2.0  # a call that takes longer is shown, whenever it was
+SLOW_SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,8 @@ class Trial:
         self.resumed: list[float] = []
         self.elsewhere: list[float] = []
         self.leader_of_meta_killed = 0
+        self.began = time.monotonic()
+        self.events: list[tuple[float, str]] = []
         self._texts = {
             f"127.0.0.1:{member.meta_port}:{member.data_port}:{member.client_port}": member.number
             for member in cluster.members
@@ -180,6 +184,7 @@ class Trial:
         victim = led[group]
         self.leader_of_meta_killed += led[0] == victim
         moment = time.monotonic()
+        self._note(f"kill {victim}, leaders {led}")
         await asyncio.to_thread(self.cluster.kill, victim)
         await asyncio.sleep(WINDOW_S)
         end = time.monotonic()
@@ -192,8 +197,23 @@ class Trial:
         await asyncio.sleep(SETTLE_S)
 
     async def _restart(self, node: int) -> None:
+        self._note(f"start {node}")
         self.cluster.launch(node)
         await asyncio.to_thread(self.cluster.wait)
+        self._note(f"{node} serves")
+
+    def _note(self, event: str) -> None:
+        self.events.append((time.monotonic() - self.began, event))
+
+    def slow(self) -> list[str]:
+        """The slowest calls: seconds since the beginning, of which group, through which node, what was done then."""
+        calls = [call for writer in self.writers for call in writer.calls if call.ended - call.began > SLOW_S]
+        return [self._told(call) for call in sorted(calls, key=lambda call: call.began - call.ended)[:SLOW_SHOWN]]
+
+    def _told(self, call: Call) -> str:
+        low, high = call.began - self.began, call.ended - self.began
+        events = [f"{moment:.1f} {event}" for moment, event in self.events if low - WINDOW_S < moment < high + 1]
+        return f"{low:.1f} to {high:.1f} group {call.group} node {call.node} {call.error}; {'; '.join(events)}"
 
     async def absence(self, how: str, pause_s: float) -> dict[str, Any]:
         """p99 of the groups that the victim does not lead: in the pause, and in as long a time before."""
@@ -312,7 +332,8 @@ async def run(cluster: Any, load: ModuleType, trials: int, pause_s: float, seed:
     ok = figures["ok"] and all(found["ok"] for found in absences.values()) and not trial.problems
     calls = sum(len(writer.calls) for writer in trial.writers)
     examples = list(dict.fromkeys(trial.problems))[:PROBLEMS_SHOWN]
-    return {**figures, "calls": calls, "problems": len(trial.problems), "examples": examples, "ok": ok}
+    shown = {"problems": len(trial.problems), "examples": examples, "slow": trial.slow()}
+    return {**figures, "calls": calls, **shown, "ok": ok}
 
 
 def main() -> int:
