@@ -52,8 +52,13 @@ class SchemaServing:
             return _answered(items, head)
         for _ in range(WALKS_MAX):
             versions = [item.tree.version for item in items]
-            found = await self._world.workers.run(_walked, items, head)
-            if found is not None and versions == [item.tree.version for item in items]:
+            try:
+                found = await self._world.workers.run(_answered, items, head)
+            except Exception:  # of whatever kind: a change came in the way of the walk, unless there was none
+                if versions == [item.tree.version for item in items]:
+                    raise
+                continue
+            if versions == [item.tree.version for item in items]:
                 return found
         return _answered(items, head)
 
@@ -88,14 +93,6 @@ def _answered(items: Sequence[_Item], head: Any) -> bytes:
     return pack(
         [{"epoch": item.epoch, "partitions": item.partitions, "value": question(item.tree, head)} for item in items]
     )
-
-
-def _walked(items: Sequence[_Item], head: Any) -> bytes | None:
-    """The same on a worker; None where a tree's change came in the way."""
-    try:
-        return _answered(items, head)
-    except (KeyError, RuntimeError):  # a dict changed while it was read: the version tells, the walk is repeated
-        return None
 
 
 # --- the questions ----------------------------------------------------------------------------------------------------
