@@ -83,6 +83,7 @@ class Changes:
             await self._meta.propose(lambda request: commands.unset_ttl(request, path), deadline)
         else:
             await self._meta.propose(lambda request: commands.set_ttl(request, path, ttl_ms), deadline)
+        await self._meta.settle(deadline)  # no node proposes an expiry any more by the TTL that was
 
     # --- series -------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 Reads hide what is older than the TTL at once, whatever stands here. An `EXPIRE` entry reaches up to the median of the
 members' clocks less the TTL, as meta's newest decision has it, so that no single clock that runs ahead deletes what is
-still alive. A TTL that is raised while such an entry is on its way takes effect for what the entry left.
+still alive. A TTL that is raised while such an entry is on its way takes effect for what the entry left, and for all
+that is written once the change was acknowledged.
 """
 
 from __future__ import annotations
@@ -15,13 +16,12 @@ from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.cluster.marks import Marks
-from iotdb_cluster.cluster.meta_access import MetaAccess
-from iotdb_cluster.cluster.proposals import Proposals, Wanted
+from iotdb_cluster.cluster.meta_access import SETTLE_MS, MetaAccess
+from iotdb_cluster.cluster.request_ids import RequestIds
 from iotdb_cluster.data import Expire, Header, encode
-from iotdb_cluster.errors import CallerError
+from iotdb_cluster.errors import CallerError, OutcomeUnknown
 from iotdb_cluster.limits import INT64_MIN
 from iotdb_cluster.meta import StorageGroup
-from iotdb_cluster.requests import RequestId
 from iotdb_cluster.storage import UnitId
 from iotdb_cluster.world import World
 
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 EXPIRY_MS = 5_000  # between two looks for what has expired
 PROPOSAL_MS = 5_000
+LOOK_MS = SETTLE_MS / 2  # from the beginning of a look at the TTLs to the entries that follow from it
 
 
 class Expiry:
@@ -41,14 +42,14 @@ class Expiry:
         world: World,
         driver: Driver,
         meta: MetaAccess,
-        proposals: Proposals,
+        requests: RequestIds,
         machines: dict[int, DataMachine],
         marks: Marks,
     ) -> None:
         self._world = world
         self._driver = driver
         self._meta = meta
-        self._proposals = proposals
+        self._requests = requests
         self._machines = machines
         self._marks = marks
 
@@ -82,12 +83,30 @@ class Expiry:
         return due
 
     async def _expire(self, group: Group) -> None:
-        deadline = Deadline(self._world, PROPOSAL_MS)
-        await self._meta.barrier(deadline)  # the TTL as it was acknowledged last
-        for storage_group, before in self._due(group):
+        """Look once more, with the TTLs as they were acknowledged last, and append the entries in the same breath.
 
-            def payload(request: RequestId, number: int = storage_group.id, upto: int = before) -> bytes:
-                return encode(Header(request, number), Expire(upto))
-
-            await self._proposals.identified(lambda: group.id, Wanted(payload), deadline)
-            logger.info("group %d: points of %s before %d have expired", group.id, storage_group.path, before)
+        Nothing is forwarded, and nothing repeated: where a TTL is unset meanwhile, what is written then must not be
+        hidden by an entry that comes behind it. Whoever changes a TTL waits for this node, longer than this look takes.
+        """
+        began_ms = self._world.clock.monotonic_ms()
+        await self._meta.barrier(Deadline(self._world, LOOK_MS))
+        if self._world.clock.monotonic_ms() - began_ms > LOOK_MS or not group.leads_whole:
+            return
+        due = self._due(group)
+        requests = [self._requests.take() for _ in due]
+        try:
+            heads = [Header(request, one.id) for request, (one, _) in zip(requests, due, strict=True)]
+            entries = [encode(head, Expire(before)) for head, (_, before) in zip(heads, due, strict=True)]
+            futures = self._driver.propose(group, entries) if entries else []
+            if futures:
+                await asyncio.wait(futures, timeout=PROPOSAL_MS / 1000)
+            for (one, before), future in zip(due, futures, strict=True):
+                if not future.done():
+                    raise OutcomeUnknown(f"group {group.id} has not decided yet")
+                outcome = future.result()
+                if outcome.error is not None:
+                    raise outcome.error
+                logger.info("group %d: points of %s before %d have expired", group.id, one.path, before)
+        finally:
+            for request in requests:
+                self._requests.finish(request)

@@ -18,7 +18,7 @@ from iotdb_cluster.meta import META_GROUP, MetaState
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.requests import RequestId
 
-__all__ = ["MetaAccess"]
+__all__ = ["SETTLE_MS", "MetaAccess"]
 
 logger = logging.getLogger(__name__)
 

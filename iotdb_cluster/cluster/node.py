@@ -292,7 +292,7 @@ class Node:
         await self._listen_admin()
         self._driver.start()
         self._meta_changed()
-        expiry = Expiry(world, self._driver, self._meta, self._proposals, self._machines, self._marks)
+        expiry = Expiry(world, self._driver, self._meta, self._requests, self._machines, self._marks)
         keepers = (self._duties, self._housekeeping, self._marks, self._compaction, self._leadership, expiry)
         for room in (*keepers, *self._migration.rooms, self._shaping, self._conductor, *operators):
             self._spawn(room.run())

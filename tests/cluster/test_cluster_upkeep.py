@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 
+from iotdb_cluster.cluster.expiry import LOOK_MS, Expiry
+from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.node import Node
+from iotdb_cluster.cluster.proposals import Proposals
+from iotdb_cluster.data import Kind, decode_header
 from iotdb_cluster.errors import CallerError, Status
+from iotdb_cluster.requests import RequestId
 from iotdb_cluster.simulation import smoke
 from iotdb_cluster.simulation.client import SimulatedClient, ask_admin
 from iotdb_cluster.simulation.world import Simulation
@@ -103,6 +109,55 @@ def test_points_beyond_their_ttl_give_their_space_back() -> None:
         trial.simulation.restart(NAMES[1])
         trial.run(smoke._serving(trial.world))
         assert trial.equal()
+
+
+@pytest.mark.parametrize("late", ["entry", "look"])
+def test_what_is_written_after_its_ttl_was_unset_stays_however_late_an_expiry_is(
+    monkeypatch: pytest.MonkeyPatch, late: str
+) -> None:
+    """Neither an entry that is repeated until it stands may come behind, nor one by a TTL that was looked at before."""
+    held: list[asyncio.Event] = []
+    seen: dict[Any, Any] = {}
+    identified, barrier, due = Proposals.identified, MetaAccess.barrier, Expiry._due
+
+    async def pause() -> None:
+        held.append(asyncio.Event())
+        await held[-1].wait()
+
+    async def late_entry(self: Proposals, group: Any, wanted: Any, deadline: Any) -> Any:
+        if late == "entry" and decode_header(wanted.payload(RequestId(9, 9, 9, 9)))[0] is Kind.EXPIRE:
+            await pause()
+        return await identified(self, group, wanted, deadline)
+
+    async def late_look(self: MetaAccess, deadline: Any) -> None:
+        of_expiry = late == "look" and deadline.left_ms <= LOOK_MS
+        await barrier(self, deadline)
+        if of_expiry:
+            await pause()
+
+    def as_before(self: Expiry, group: Any) -> Any:
+        """The second look sees what the first one saw: this node has not heard of what meta decided meanwhile."""
+        found = seen.pop((self, group.id), None) or due(self, group)
+        if found and late == "look" and not held:
+            seen[self, group.id] = found
+        return found
+
+    monkeypatch.setattr(Proposals, "identified", late_entry)
+    monkeypatch.setattr(MetaAccess, "barrier", late_look)
+    monkeypatch.setattr(Expiry, "_due", as_before)
+    with Trial(3) as trial:
+        trial.execute("SET STORAGE GROUP TO root.old")
+        trial.insert("root.old.d", [1, 2, 3])
+        trial.execute("FLUSH")
+        trial.execute("SET TTL TO root.old 20000")
+        trial.run(asyncio.sleep(10))
+        trial.execute("UNSET TTL TO root.old")
+        trial.insert("root.old.d", [4, 5])
+        for one in held:
+            one.set()
+        trial.run(asyncio.sleep(10))
+        found = {time for time, _ in trial.query("SELECT s1 FROM root.old.d")}
+        assert {4, 5} <= found
 
 
 def test_a_clock_that_runs_ahead_expires_nothing() -> None:
