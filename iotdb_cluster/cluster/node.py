@@ -595,6 +595,6 @@ class Node:
         for task in self._tasks[1:]:
             task.cancel()
         await self._log.close()
-        for task in self._tasks:
+        for task in [one for one in self._tasks if not one.cancelling()]:  # the others may wait for their workers
             task.cancel()
         await asyncio.wait(self._tasks)
