@@ -95,7 +95,15 @@ class Driver:
         self.groups: dict[int, Group] = {}
         self._timing = Timing(world.random.getrandbits(63) | 1, self.groups, self.step, self._mark)
         self.lone = LoneEntries(
-            log, outbox, self._timing, self.groups, self.step, self.wake, self._apply_entries, self._when_synced
+            log,
+            outbox,
+            self._timing,
+            self.groups,
+            self.step,
+            self.wake,
+            self._turn_later,
+            self._apply_entries,
+            self._when_synced,
         )
 
     # --- groups -------------------------------------------------------------------------------------------------------
@@ -121,6 +129,7 @@ class Driver:
         """Let a replica go. What was submitted to the log for it is written, and answered by nobody."""
         check(self.groups.get(group.id) is group, "group %d is not driven", group.id)
         self._timing.remove(group)
+        self.lone.submit()
         del self.groups[group.id]
         self._dirty.pop(group.id, None)
         self._attended.pop(group.id, None)
@@ -157,8 +166,9 @@ class Driver:
         self._timing.touch(group)
         self._timing.heard(group.nodes.get(message.source, 0))
         try:
-            if not group.raw.lone_step(message):
-                group.raw.step(message)
+            if self.lone.take(group, message):
+                return
+            group.raw.step(message)
         except (UnknownPeer, ProposalDropped) as error:
             logger.debug("group %d drops a %s: %s", group.id, message.type.name, error)
         self.wake(group)
@@ -186,10 +196,7 @@ class Driver:
                 self._outbox.tell(node, answer)
                 self._turn_later()
         else:
-            for pair in word.covered:
-                group = self._timing.follower(node, pair)
-                if group is not None and not self._timing.commit_known(group, pair):
-                    self.wake(group)  # time has passed in it
+            self.lone.committed(node, word)
 
     def operations(self) -> int:
         """A count that goes up with each entry of the data groups and each read of one here."""
@@ -203,6 +210,10 @@ class Driver:
         """
         self._require_lead(group)
         group.require_members()
+        if len(payloads) == 1:
+            placed = self.lone.propose(group, payloads[0])
+            if placed is not None:
+                return [self._expect(group, *placed)]
         try:
             taken = group.raw.propose(list(payloads))
         except ProposalDropped:
@@ -215,14 +226,16 @@ class Driver:
         if taken is None:
             raise group.not_leader()
         term, index = taken
-        futures = []
-        for offset in range(len(payloads)):
-            future: asyncio.Future[Outcome] = self._loop.create_future()
-            group.answer_unknown(index + offset)  # of an earlier term: it may stand on other members still
-            group.proposals[index + offset] = Proposal(term, future)
-            futures.append(future)
         self.wake(group)
-        return futures
+        return [self._expect(group, term, index + offset) for offset in range(len(payloads))]
+
+    def _expect(self, group: Group, term: int, index: int) -> asyncio.Future[Outcome]:
+        """The outcome of an entry that was appended."""
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        if index in group.proposals:
+            group.answer_unknown(index)  # of an earlier term: it may stand on other members still
+        group.proposals[index] = Proposal(term, future)
+        return future
 
     async def read_barrier(self, group: Group, leader_only: bool = False) -> int:
         """Wait until everything that was committed before this call is applied here; the index that was waited for.
@@ -336,8 +349,9 @@ class Driver:
         self._turn_due = False
         if self._stopped:
             return
-        dirty, self._dirty = self._dirty, {}
         try:
+            self.lone.settle()
+            dirty, self._dirty = self._dirty, {}
             for group in dirty.values():
                 self._timing.changed(group)
                 if group.reads_unsent:
@@ -360,15 +374,6 @@ class Driver:
     def _drain(self, group: Group) -> None:
         """One run of entries a turn: a long log that is applied must not keep the loop from everything else."""
         raw = group.raw
-        if group.news_owed:
-            self.lone.tell_owed(group)
-        work = raw.lone_work()
-        if work is not None:
-            self.lone.handle(group, work)
-            if work.committed.terms:
-                if raw.has_ready():
-                    self.wake(group)
-                return
         while raw.has_ready():
             if self._handle(group, raw.ready()):
                 self.wake(group)
@@ -482,6 +487,7 @@ class Driver:
                 group.release_applied()
             self._respond(group, message.responses)
 
+        self.lone.submit()  # it was told to the core before
         # Also without records: the responses speak of all that was submitted before, and must wait for it.
         self._log.submit(records, synced)
 
@@ -491,7 +497,7 @@ class Driver:
 
     def _apply_entries(self, group: Group, entries: Entries) -> None:
         group.apply(entries)
-        if any(kind != EntryKind.NORMAL for kind in entries.kinds):
+        if any(entries.kinds):
             for index, (kind, data) in enumerate(zip(entries.kinds, entries.data, strict=True), entries.first):
                 if kind != EntryKind.NORMAL:
                     configuration = group.raw.apply_conf_change(decode_conf_change(data), index)

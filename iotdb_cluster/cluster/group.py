@@ -81,7 +81,7 @@ class Group:
     reads_unsent: list[asyncio.Future[int]] = field(default_factory=list)
     read_rounds: dict[bytes, ReadRound] = field(default_factory=dict)
     apply_waiting: list[tuple[int, asyncio.Future[int]]] = field(default_factory=list)
-    news_owed: dict[int, Covered] = field(default_factory=dict)  # commits to tell members that have the entries
+    news_owed: dict[int, None] = field(default_factory=dict)  # members that are to hear what is committed
     snapshots_sent: dict[int, int] = field(default_factory=dict)  # to which replica, at which tick of the driver
     leader_changed: Callable[[Group], None] | None = None
     send_snapshot: Callable[[Group, Message], None] | None = None  # where more than the message has to go out
@@ -135,27 +135,16 @@ class Group:
 
     def apply(self, entries: Entries) -> None:
         """Apply committed entries and answer the proposals that they were."""
-        check(
-            entries.first == self.applied + 1,
-            "group %d applies entry %d after entry %d",
-            self.id,
-            entries.first,
-            self.applied,
-        )
-        durable = self.log.last_index()
-        check(
-            entries.last <= durable,
-            "group %d applies entry %d, its log is durable to %d",
-            self.id,
-            entries.last,
-            durable,
-        )
+        first, last, durable = entries.first, entries.last, self.log.last_index()
+        check(first == self.applied + 1, "group %d applies entry %d after entry %d", self.id, first, self.applied)
+        check(last <= durable, "group %d applies entry %d, its log is durable to %d", self.id, last, durable)
         outcomes = self.machine.apply(entries)
-        check(len(outcomes) == len(entries), "%d outcomes for %d entries", len(outcomes), len(entries))
-        self.applied = entries.last
+        check(len(outcomes) == len(entries.terms), "%d outcomes for %d entries", len(outcomes), len(entries.terms))
+        self.applied = last
         if self.proposals:
             self._answer(entries, outcomes)
-        self.release_applied()
+        if self.apply_waiting:
+            self.release_applied()
 
     def _answer(self, entries: Entries, outcomes: list[Outcome]) -> None:
         for offset, outcome in enumerate(outcomes):

@@ -13,16 +13,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, count, pairwise
+from itertools import accumulate, pairwise, starmap
+from operator import itemgetter
 from typing import Protocol, TypeAlias
 
-from iotdb_cluster.cluster.beats import Covered
+from iotdb_cluster.cluster.beats import Commits, Covered
 from iotdb_cluster.cluster.group import COMMITS_UNSAVED, Group
 from iotdb_cluster.cluster.log import Append, DurableLog, Record, State
 from iotdb_cluster.cluster.timing import Timing
 from iotdb_cluster.errors import CorruptData
 from iotdb_cluster.limits import MIB
-from iotdb_cluster.raft import Entries, EntryKind, HardState, LoneWork, Message, MessageType
+from iotdb_cluster.raft import COMMITTED, NEWS, REFUSED, SPOKEN, TAKEN, Entries, EntryKind, Message, MessageType
 
 __all__ = ["Acks", "AppendRow", "Appends", "LoneEntries"]
 
@@ -30,9 +31,11 @@ SUBMISSION_BYTES_MAX = MIB  # of payloads that are written together, whatever th
 _COUNT = struct.Struct(">I")
 _APPEND = struct.Struct(">IIQQQQQQI")
 _ACK = struct.Struct(">IIQQQQ")
+_NORMAL = EntryKind.NORMAL
+_TERM = itemgetter(4)  # of either row
 
-# group, generation, replica that is meant, leader's replica, term, log term, index, commit
-AppendRow: TypeAlias = tuple[int, int, int, int, int, int, int, int]
+# group, generation, replica that is meant, leader's replica, term, log term, index, commit, bytes of the payload
+AppendRow: TypeAlias = tuple[int, int, int, int, int, int, int, int, int]
 AckRow: TypeAlias = tuple[int, int, int, int, int, int]
 
 
@@ -44,9 +47,7 @@ class Appends:
     payloads: Sequence[bytes]
 
     def encode(self) -> bytes:
-        pack = _APPEND.pack
-        heads = [pack(*row, len(payload)) for row, payload in zip(self.rows, self.payloads, strict=True)]
-        return b"".join((_COUNT.pack(len(heads)), *heads, *self.payloads))
+        return b"".join((_COUNT.pack(len(self.rows)), *starmap(_APPEND.pack, self.rows), *self.payloads))
 
     @classmethod
     def decode(cls, data: memoryview) -> Appends:
@@ -59,9 +60,9 @@ class Appends:
             raise CorruptData(f"{entries} lone entries have {len(data)} bytes")
         rows = list(_APPEND.iter_unpack(data[_COUNT.size : begin]))
         ends = list(accumulate([row[8] for row in rows], initial=begin))
-        if ends[-1] != len(data) or not all(row[4] for row in rows):
+        if ends[-1] != len(data) or not all(map(_TERM, rows)):
             raise CorruptData(f"{entries} lone entries of {len(data)} bytes end at {ends[-1]}, or one has no term")
-        return cls([row[:8] for row in rows], [bytes(data[a:b]) for a, b in pairwise(ends)])
+        return cls(rows, [bytes(data[a:b]) for a, b in pairwise(ends)])
 
 
 @dataclass(slots=True, frozen=True)
@@ -71,7 +72,7 @@ class Acks:
     rows: Sequence[AckRow]
 
     def encode(self) -> bytes:
-        return b"".join([_ACK.pack(*row) for row in self.rows])
+        return b"".join(starmap(_ACK.pack, self.rows))
 
     @classmethod
     def decode(cls, data: memoryview) -> Acks:
@@ -79,7 +80,7 @@ class Acks:
         if len(data) % _ACK.size:
             raise CorruptData(f"acknowledgements have {len(data)} bytes")
         rows = list(_ACK.iter_unpack(data))
-        if not all(row[4] for row in rows):
+        if not all(map(_TERM, rows)):
             raise CorruptData("an acknowledgement has no term")
         return cls(rows)
 
@@ -91,7 +92,7 @@ class Outbox(Protocol):
 
 
 class LoneEntries:
-    """The driver's part for lone entries; `step` and `wake` are the driver's own, as is `apply`."""
+    """The driver's part for lone entries; `step`, `wake` and `later` are the driver's own, as is `apply`."""
 
     def __init__(
         self,
@@ -101,141 +102,232 @@ class LoneEntries:
         groups: dict[int, Group],
         step: Callable[[Group, Message], None],
         wake: Callable[[Group], None],
+        later: Callable[[], None],
         apply: Callable[[Group, Entries], None],
         synced: Callable[[Callable[[], None]], None],
     ) -> None:
-        """`synced(work)` is called when a write is done: it does the work unless the driver has stopped."""
+        """`later()` has `settle` and `submit` called at the end of the turn.
+
+        `synced(work)` is called when a write is done: it does the work unless the driver has stopped.
+        """
         self._log = log
         self._outbox = outbox
         self._timing = timing
         self._groups = groups
         self._step = step
         self._wake = wake
+        self._later = later
         self._apply = apply
         self._when_synced = synced
         self._records: list[Record] = []
-        self._written: list[tuple[Group, int, int, int]] = []  # group, term, index, whom to acknowledge it to
+        # By group: the newest entry among the records, and whom to acknowledge it to.
+        self._written: dict[int, tuple[Group, int, int, int]] = {}  # group, term, index, leader
         self._bytes = 0
+        self._due: dict[int, Group] = {}  # groups that have something to apply, or to tell
         self.leaves_out: Callable[[Group], bool] | None = None  # whether a group takes no entries at the moment
         # Whether a member's replica lives on a node.
         self.is_of: Callable[[Group, int, int], bool] = lambda group, replica, node: group.nodes.get(replica) == node
 
-    # --- what a group's core gives ------------------------------------------------------------------------------------
+    # --- as a leader --------------------------------------------------------------------------------------------------
 
-    def handle(self, group: Group, work: LoneWork) -> None:
-        """Do what the core's step asks for; what is to be written waits for `submit`."""
-        if work.entries.terms:
-            self._write(group, work)
-        for member in work.news:
-            self._tell(group, member, work.commit)
-        if work.commit - group.stored.commit >= COMMITS_UNSAVED:
-            group.stored = HardState(group.raw.term, group.raw.vote, work.commit)
-            self._records.append(State(group.replica, group.stored))
-        if work.committed.terms:
-            self._apply(group, work.committed)
-            group.raw.lone_applied(work.committed)
+    def propose(self, group: Group, payload: bytes) -> tuple[int, int] | None:
+        """Append one entry: (term, index); None where it has to be proposed otherwise."""
+        raw = group.raw
+        taken = raw.lone_propose(payload)
+        if taken is None:
+            return None
+        entry, log_term, commit = taken
+        index, term = entry.first, entry.terms[0]
+        number, generation, replica, nodes = group.id, group.generation, group.replica, group.nodes
+        for member in raw.other_members:
+            node = nodes.get(member)
+            if node is not None:
+                row = (number, generation, member, replica, term, log_term, index - 1, commit, len(payload))
+                self._outbox.append(node, group, row, payload)
+        self._write(group, entry, 0)
+        self._later()
+        return term, index
 
-    def _write(self, group: Group, work: LoneWork) -> None:
-        entries = work.entries
-        term = entries.terms[-1]
-        self._records.append(Append(group.replica, entries))
-        self._written.append((group, term, entries.last, work.leader))
-        self._bytes += entries.payload_bytes
-        for member in work.members:
-            node = group.nodes.get(member)
-            log_term = work.log_term
-            for before, commit, payload in zip(count(entries.first - 1), work.commits, entries.data, strict=False):
-                if node is not None:
-                    row = (group.id, group.generation, member, group.replica, term, log_term, before, commit)
-                    self._outbox.append(node, group, row, payload)
-                log_term = term
+    def _write(self, group: Group, entry: Entries, leader: int) -> None:
+        """Have the entry written at the end of the turn, and then acknowledged to a leader."""
+        self._records.append(Append(group.replica, entry))
+        self._written[group.id] = (group, entry.terms[0], entry.first, leader)
+        self._bytes += len(entry.data[0])
         if self._bytes > SUBMISSION_BYTES_MAX:
             self.submit()
-
-    def _tell(self, group: Group, member: int, commit: int) -> None:
-        """Tell a member what is committed; it hears of no more than it is known to have, so perhaps later."""
-        node = group.nodes.get(member)
-        if node is None:
-            return
-        raw = group.raw
-        pair = Covered(group.id, group.generation, member, group.replica, raw.term, commit)
-        if raw.member_has(member, commit):
-            self._outbox.committed(node, group, pair)
-        else:
-            group.news_owed[member] = pair
-
-    def tell_owed(self, group: Group) -> None:
-        """The members that have acknowledged meanwhile hear what is committed."""
-        raw = group.raw
-        for member, pair in list(group.news_owed.items()):
-            node = group.nodes.get(member)
-            if pair.term != raw.term or node is None:
-                del group.news_owed[member]
-            elif raw.member_has(member, pair.commit):
-                del group.news_owed[member]
-                self._outbox.committed(node, group, pair)
-
-    def submit(self) -> None:
-        """Hand the log what the turn has for it."""
-        if not self._records:
-            return
-        records, self._records = self._records, []
-        written, self._written = self._written, []
-        self._bytes = 0
-        self._log.submit(records, lambda: self._when_synced(lambda: self._durable(written)))
-
-    def _durable(self, written: list[tuple[Group, int, int, int]]) -> None:
-        for group, term, index, leader in written:
-            if group.closed:
-                continue
-            self._timing.touch(group)
-            group.raw.lone_durable(term, index)
-            self._wake(group)
-            node = group.nodes.get(leader)
-            if node is not None:
-                row = (group.id, group.generation, leader, group.replica, term, index)
-                self._outbox.acknowledge(node, group, row)
-
-    # --- what peers say -----------------------------------------------------------------------------------------------
-
-    def appended(self, node: int, word: Appends) -> None:
-        """A leader's node sends entries."""
-        self._timing.heard(node)
-        for row, payload in zip(word.rows, word.payloads, strict=True):
-            number, generation, replica, source, term, log_term, index, commit = row
-            group = self._group(node, number, generation, replica, source)
-            if group is None or (self.leaves_out is not None and self.leaves_out(group)):
-                continue
-            self._timing.touch(group)
-            if group.raw.lone_append(source, term, log_term, index, commit, payload):
-                self._wake(group)
-            else:
-                entries = Entries(index + 1, [term], [EntryKind.NORMAL], [payload])
-                self._step(
-                    group, Message(MessageType.APP, replica, source, term, log_term, index, commit, entries=entries)
-                )
+        if not group.deadline or group.covers or group.covered_by:
+            self._wake(group)  # its timers change
 
     def acknowledged(self, node: int, word: Acks) -> None:
         """A follower's node has entries on its disk."""
-        self._timing.heard(node)
+        timing = self._timing
+        timing.heard(node)
+        ticks = timing.ticks
         for number, generation, replica, source, term, index in word.rows:
-            group = self._group(node, number, generation, replica, source)
-            if group is None:
+            group = self._groups.get(number)
+            if (
+                group is None
+                or group.replica != replica
+                or group.generation != generation
+                or not self.is_of(group, source, node)
+            ):
                 continue
-            self._timing.touch(group)
-            if not group.raw.lone_acknowledged(source, term, index):
+            if group.ticked != ticks:
+                timing.touch(group)
+            outcome = group.raw.lone_acknowledged(source, term, index)
+            if outcome == REFUSED:
                 self._step(group, Message(MessageType.APP_RESP, replica, source, term, index=index))
-            else:
-                self._wake(group)
+            elif outcome != TAKEN or group.news_owed:
+                self._agreed(group, outcome, source)
 
-    def _group(self, node: int, number: int, generation: int, replica: int, source: int) -> Group | None:
-        """The replica here that is meant, where there is one and the other is on that node."""
-        group = self._groups.get(number)
-        if (
-            group is None
-            or group.replica != replica
-            or group.generation != generation
-            or not self.is_of(group, source, node)
-        ):
-            return None
-        return group
+    def _agreed(self, group: Group, outcome: int, member: int) -> None:
+        """What comes of an acknowledgement."""
+        if outcome == COMMITTED:
+            group.news_owed = dict.fromkeys(group.raw.other_members)
+        elif outcome == NEWS:
+            group.news_owed[member] = None
+        elif outcome == SPOKEN:
+            self._wake(group)
+        self._due[group.id] = group
+        self._later()
+
+    def _tell(self, group: Group) -> None:
+        """Tell members what is committed; who is not known to have it hears of it when its acknowledgement comes."""
+        raw = group.raw
+        if not raw.is_leader:
+            group.news_owed.clear()
+            return
+        term, commit = raw.term, raw.commit
+        for member in list(group.news_owed):
+            if raw.member_has(member, commit):
+                del group.news_owed[member]
+                node = group.nodes.get(member)
+                if node is not None:
+                    pair = Covered(group.id, group.generation, member, group.replica, term, commit)
+                    self._outbox.committed(node, group, pair)
+
+    # --- as a follower ------------------------------------------------------------------------------------------------
+
+    def appended(self, node: int, word: Appends) -> None:
+        """A leader's node sends entries."""
+        timing, leaves_out = self._timing, self.leaves_out
+        timing.heard(node)
+        ticks = timing.ticks
+        for row, payload in zip(word.rows, word.payloads, strict=True):
+            number, generation, replica, source, term, log_term, index, commit, _ = row
+            group = self._groups.get(number)
+            if (
+                group is None
+                or group.replica != replica
+                or group.generation != generation
+                or not self.is_of(group, source, node)
+                or (leaves_out is not None and leaves_out(group))
+            ):
+                continue
+            if group.ticked != ticks:
+                timing.touch(group)
+            entry = Entries(index + 1, [term], [_NORMAL], [payload])
+            if not self._append(group, source, log_term, commit, entry):
+                self._step(
+                    group, Message(MessageType.APP, replica, source, term, log_term, index, commit, entries=entry)
+                )
+        self._later()
+
+    def _append(self, group: Group, source: int, log_term: int, commit: int, entry: Entries) -> bool:
+        raw = group.raw
+        if raw.lone_append(source, log_term, commit, entry) == REFUSED:
+            return False
+        self._write(group, entry, source)
+        if raw.applies:
+            self._due[group.id] = group
+        return True
+
+    def committed(self, node: int, word: Commits) -> None:
+        """A leader's node has committed entries."""
+        timing = self._timing
+        ticks = timing.ticks
+        for number, generation, replica, leader, term, commit in word.covered:
+            group = self._groups.get(number)
+            if (
+                group is None
+                or group.replica != replica
+                or group.generation != generation
+                or group.nodes.get(leader) != node
+            ):
+                continue
+            if group.ticked != ticks:
+                timing.touch(group)
+            raw = group.raw
+            if raw.term == term and raw.leader == leader:
+                raw.commit_known(commit)
+                if raw.applies:
+                    self._due[group.id] = group
+        self._later()
+
+    # --- as either ----------------------------------------------------------------------------------------------------
+
+    def take(self, group: Group, message: Message) -> bool:
+        """Take an append of one entry, or an acknowledgement, that came as a message; False: it has to be stepped."""
+        kind, entries = message.type, message.entries
+        if kind is MessageType.APP_RESP and not message.reject:
+            outcome = group.raw.lone_acknowledged(message.source, message.term, message.index)
+            if outcome == REFUSED:
+                return False
+            if outcome != TAKEN or group.news_owed:
+                self._agreed(group, outcome, message.source)
+            return True
+        if kind is not MessageType.APP or entries.terms != [message.term] or entries.kinds[0] != _NORMAL:
+            return False
+        if message.index + 1 != entries.first:
+            return False
+        self._later()
+        return self._append(group, message.source, message.log_term, message.commit, entries)
+
+    def settle(self) -> None:
+        """Apply and tell what is committed."""
+        due, self._due = self._due, {}
+        for group in due.values():
+            if not group.closed:
+                self._settle(group)
+
+    def _settle(self, group: Group) -> None:
+        raw = group.raw
+        entries = raw.lone_committed()
+        if entries.terms:
+            self._apply(group, entries)
+            if raw.lone_applied(entries):
+                self._wake(group)  # one run of entries a turn
+        if group.news_owed:
+            self._tell(group)
+        if raw.commit - group.stored.commit >= COMMITS_UNSAVED:
+            group.stored = raw.handed_state
+            self._records.append(State(group.replica, group.stored))
+
+    def submit(self) -> None:
+        """Hand the log what there is for it; before anything else of these groups is handed to it."""
+        if not self._records:
+            return
+        records, self._records = self._records, []
+        written, self._written = self._written, {}
+        self._bytes = 0
+        self._log.submit(records, lambda: self._when_synced(lambda: self._durable(written)))
+
+    def _durable(self, written: dict[int, tuple[Group, int, int, int]]) -> None:
+        timing, outbox = self._timing, self._outbox
+        ticks = timing.ticks
+        for group, term, index, leader in written.values():
+            if group.closed:
+                continue
+            if group.ticked != ticks:
+                timing.touch(group)
+            raw = group.raw
+            outcome = raw.lone_durable(term, index)
+            if leader:
+                node = group.nodes.get(leader)
+                if node is not None:
+                    outbox.acknowledge(node, group, (group.id, group.generation, leader, group.replica, term, index))
+            elif outcome != TAKEN:
+                self._agreed(group, outcome, group.replica)
+            if raw.applies:
+                self._due[group.id] = group
+        self._later()

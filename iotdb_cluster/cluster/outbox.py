@@ -49,6 +49,19 @@ class Envelope(NamedTuple):
     message: Message | Word
 
 
+class _Words:
+    """What a turn says to a node of many groups."""
+
+    __slots__ = ("acks", "commits", "groups", "payloads", "rows")
+
+    def __init__(self) -> None:
+        self.rows: list[AppendRow] = []
+        self.payloads: list[bytes] = []
+        self.groups: list[Group] = []  # of `rows`
+        self.acks: list[AckRow] = []
+        self.commits: list[Covered] = []
+
+
 class PeerOutbox:
     """Gathers a turn's messages by peer and connection; `send(node, channel, batch)` takes them at `flush`."""
 
@@ -57,15 +70,17 @@ class PeerOutbox:
         self._send = send
         self._parts: dict[tuple[int, Channel], list[bytes]] = {}
         self._entries: dict[tuple[int, Channel], list[tuple[Group, int]]] = {}  # for which members there are any
-        self._commits: dict[tuple[int, Channel], list[Covered]] = {}
-        self._appends: dict[tuple[int, Channel], tuple[list[AppendRow], list[bytes]]] = {}
-        self._acks: dict[tuple[int, Channel], list[AckRow]] = {}
+        self._words: dict[int, _Words] = {}  # to a node, and with a negative sign what goes to it of the meta group
 
     def post(self, node: int, group: Group, message: Message, heartbeat: bool) -> None:
         if group.id:
             channel = Channel.DATA_HEARTBEAT if heartbeat else Channel.DATA
         else:
             channel = Channel.META_HEARTBEAT if heartbeat else Channel.META
+        if not heartbeat:
+            words = self._words.get(node if group.id else -node)
+            if words is not None and words.rows:
+                self._tell_entries(node, channel, words)  # what comes first goes first
         parts = self._parts.setdefault((node, channel), [self._head])
         if message.entries.terms:
             self._entries.setdefault((node, channel), []).append((group, message.to))
@@ -79,23 +94,25 @@ class PeerOutbox:
 
     def committed(self, node: int, group: Group, pair: Covered) -> None:
         """Tell a member the commit index, behind what it was sent before; all of a turn go together."""
-        channel = Channel.DATA if group.id else Channel.META
-        self._commits.setdefault((node, channel), []).append(pair)
+        self._words_to(node, group).commits.append(pair)
 
     def append(self, node: int, group: Group, row: AppendRow, payload: bytes) -> None:
         """Send a member a lone entry; all of a turn go together."""
-        key = node, Channel.DATA if group.id else Channel.META
-        found = self._appends.get(key)
-        if found is None:
-            found = self._appends[key] = ([], [])
-            self._entries.setdefault(key, [])
-        found[0].append(row)
-        found[1].append(payload)
-        self._entries[key].append((group, row[2]))
+        words = self._words_to(node, group)
+        words.rows.append(row)
+        words.payloads.append(payload)
+        words.groups.append(group)
 
     def acknowledge(self, node: int, group: Group, row: AckRow) -> None:
         """Acknowledge a lone entry to the leader; all of a turn go together."""
-        self._acks.setdefault((node, Channel.DATA if group.id else Channel.META), []).append(row)
+        self._words_to(node, group).acks.append(row)
+
+    def _words_to(self, node: int, group: Group) -> _Words:
+        key = node if group.id else -node
+        found = self._words.get(key)
+        if found is None:
+            found = self._words[key] = _Words()
+        return found
 
     def _word(self, node: int, channel: Channel, word: Word) -> None:
         parts = self._parts.setdefault((node, channel), [self._head])
@@ -103,20 +120,23 @@ class PeerOutbox:
         parts.append(_MESSAGE.pack(_NUMBERS[type(word)], 0, 0, len(data)))
         parts.append(data)
 
+    def _tell_entries(self, node: int, channel: Channel, words: _Words) -> None:
+        members = [(group, row[2]) for group, row in zip(words.groups, words.rows, strict=True)]
+        self._entries.setdefault((node, channel), []).extend(members)
+        self._word(node, channel, Appends(words.rows, words.payloads))
+        words.rows, words.payloads, words.groups = [], [], []
+
     def flush(self) -> list[tuple[Group, int]]:
         """Send what was gathered; the members for which log entries were dropped."""
-        if self._appends:
-            appends, self._appends = self._appends, {}
-            for (node, channel), (rows, payloads) in appends.items():
-                self._word(node, channel, Appends(rows, payloads))
-        if self._acks:
-            acks, self._acks = self._acks, {}
-            for (node, channel), acked in acks.items():
-                self._word(node, channel, Acks(acked))
-        if self._commits:
-            commits, self._commits = self._commits, {}
-            for (node, channel), pairs in commits.items():
-                self._word(node, channel, Commits(tuple(pairs)))
+        gathered, self._words = self._words, {}
+        for key, words in gathered.items():
+            node, channel = abs(key), Channel.DATA if key > 0 else Channel.META
+            if words.rows:
+                self._tell_entries(node, channel, words)
+            if words.acks:
+                self._word(node, channel, Acks(words.acks))
+            if words.commits:
+                self._word(node, channel, Commits(tuple(words.commits)))
         lost: list[tuple[Group, int]] = []
         if self._parts:
             batches, self._parts = self._parts, {}

@@ -92,6 +92,8 @@ class Timing:
         count, group.ticked = now - group.ticked, now
         if count:
             raw.tick(count)
+            if raw.speaks:
+                self._due(group)
 
     def schedule(self, group: Group) -> None:
         """Put the group's deadline into the heap where it comes earlier than the one that stands there."""

@@ -6,7 +6,7 @@ needs of a durable log, `MemoryLog` one for tests. `encode_message` and `decode_
 """
 
 from iotdb_cluster.raft.config import Config
-from iotdb_cluster.raft.lone import LONE_BYTES_MAX, LoneWork
+from iotdb_cluster.raft.lone import COMMITTED, NEWS, REFUSED, SPOKEN, TAKEN
 from iotdb_cluster.raft.membership import ChangeRefused, Configuration
 from iotdb_cluster.raft.memory import MemoryLog
 from iotdb_cluster.raft.message import (
@@ -44,13 +44,17 @@ from iotdb_cluster.raft.raw_node import MemberStatus, RawNode, Ready, SoftState,
 from iotdb_cluster.raft.wire import decode_message, encode_message
 
 __all__ = [
+    "COMMITTED",
     "ENTRY_OVERHEAD_BYTES",
     "LOCAL_APPEND",
     "LOCAL_APPLY",
-    "LONE_BYTES_MAX",
+    "NEWS",
     "NO_ENTRIES",
     "NO_LIMIT",
     "NO_NODE",
+    "REFUSED",
+    "SPOKEN",
+    "TAKEN",
     "ChangeRefused",
     "Compacted",
     "ConfChange",
@@ -64,7 +68,6 @@ __all__ = [
     "EntryKind",
     "HardState",
     "LogView",
-    "LoneWork",
     "MemberStatus",
     "MemoryLog",
     "Message",

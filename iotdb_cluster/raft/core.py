@@ -55,12 +55,10 @@ class Core:
         "leader",
         "log",
         "messages",
-        "news_put_off",
+        "other_ids",
         "pending_conf_index",
         "pending_reads",
         "progress",
-        "put_off",
-        "put_off_commits",
         "read_index",
         "read_states",
         "restored_index",
@@ -92,15 +90,13 @@ class Core:
         self.pending_conf_index = 0  # of the newest configuration entry that may not be applied yet
         self.restored_index = config.configured  # the configuration is at least that of this index
         self.uncommitted_bytes = 0
-        self.put_off = 0  # this and the next two: see `lone`
-        self.put_off_commits: list[int] = []
-        self.news_put_off = False
         self.election_elapsed = 0
         self.heartbeat_elapsed = 0
         self.election_timeout = 0
         self.votes: dict[int, bool] = {}
         self.configuration = Configuration()
         self.progress: dict[int, Progress] = {}
+        self.other_ids: tuple[int, ...] = ()  # of `progress`, without its own
         hard, state = config.log.initial_state()
         self._switch(restore(state, self._new_member))
         check(self._same_members(state), "configuration %s is not what %s gives", self.configuration, state)
@@ -339,6 +335,7 @@ class Core:
     def _switch(self, members: Members) -> None:
         self.configuration = members.configuration
         self.progress = members.progress
+        self.other_ids = tuple([member for member in members.progress if member != self.id])
         own = members.progress.get(self.id)
         self.is_learner = own is not None and own.learner
 

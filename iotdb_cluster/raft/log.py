@@ -16,6 +16,8 @@ from iotdb_cluster.raft.message import (
 
 __all__ = ["RaftLog"]
 
+_LONE_MAX = 64  # kept at hand
+
 
 class RaftLog:
     """applied <= applying <= committed <= last index, none of the first three ever decreases, and no entry up to
@@ -29,6 +31,9 @@ class RaftLog:
     __slots__ = (
         "_data",
         "_kinds",
+        "_lone",
+        "_lone_index",
+        "_lone_term",
         "_terms",
         "applied",
         "applying",
@@ -50,6 +55,8 @@ class RaftLog:
         self._terms: list[int] = []
         self._kinds: list[int] = []
         self._data: list[bytes] = []
+        self._lone_index = self._lone_term = 0  # the last entry, where it was lone, and its term
+        self._lone: dict[int, Entries] = {}  # such entries until they are applied, as long as only they come
         self.snapshot: Snapshot | None = None  # received, not installed yet
         self.snapshot_in_progress = False
         self.committed = self.applying = self.applied = view.first_index() - 1
@@ -74,6 +81,8 @@ class RaftLog:
 
     def term(self, index: int) -> int:
         """Raises Compacted, Unavailable."""
+        if index == self._lone_index and index:
+            return self._lone_term
         at = index - self.offset
         if at >= 0:
             if at >= len(self._terms):
@@ -107,10 +116,34 @@ class RaftLog:
     # --- appending --------------------------------------------------------------------------------------------------
     def append_own(self, term: int, kinds: list[int], data: list[bytes]) -> int:
         """A leader's entries behind its last one; the new last index."""
+        self._forget_lone()
         self._terms.extend([term] * len(data))
         self._kinds.extend(kinds)
         self._data.extend(data)
         return self.last_index
+
+    def last_given(self, entries_max: int) -> int:
+        """Index of the last entry; 0 where the writer has not been given all, or so many are not durable yet."""
+        count = len(self._terms)
+        last = self.offset + count - 1
+        return last if count < entries_max and last < self.offset_in_progress and self.snapshot is None else 0
+
+    def append_given(self, entry: Entries) -> None:
+        """One entry behind the last one; the writer has all those, and is given this one at once."""
+        term, index = entry.terms[0], entry.first
+        self._terms.append(term)
+        self._kinds.append(entry.kinds[0])
+        self._data.append(entry.data[0])
+        self.offset_in_progress = index + 1
+        self._lone_index, self._lone_term = index, term
+        self._lone[index] = entry
+        if len(self._lone) > _LONE_MAX:
+            self._lone.clear()
+
+    def _forget_lone(self) -> None:
+        self._lone_index = 0
+        if self._lone:
+            self._lone.clear()
 
     def maybe_append(self, term: int, index: int, entries: Entries, commit: int) -> int | None:
         """A leader's entries behind its entry (term, index): the last index that agrees now, None if it is not here."""
@@ -136,6 +169,7 @@ class RaftLog:
     def _replace_from(self, index: int, entries: Entries) -> None:
         """`entries` take the place of everything from `index` on."""
         at = index - self.offset
+        self._forget_lone()
         check(index > self.committed, "entries from %d replace committed ones, up to %d", index, self.committed)
         check(at <= len(self._terms), "entries from %d leave a gap behind %d", index, self.last_index)
         if at < 0:
@@ -198,7 +232,6 @@ class RaftLog:
         del self._kinds[: at + 1]
         del self._data[: at + 1]
         self.offset = index + 1
-        self.offset_in_progress = max(self.offset_in_progress, self.offset)
 
     def stable_snapshot_to(self, index: int) -> None:
         """A received snapshot is installed: log and state machine begin with it."""
@@ -214,6 +247,7 @@ class RaftLog:
         self.committed = snapshot.index
         self.offset = self.offset_in_progress = snapshot.index + 1
         self._terms, self._kinds, self._data = [], [], []
+        self._forget_lone()
         self.snapshot = snapshot
         self.snapshot_in_progress = False
 
@@ -239,6 +273,43 @@ class RaftLog:
 
     def _appliable_to(self, allow_unstable: bool) -> int:
         return self.committed if allow_unstable else min(self.committed, self.offset - 1)
+
+    @property
+    def has_durable_committed(self) -> bool:
+        """Whether there are entries to apply next, of those that are durable here."""
+        applying = self.applying
+        return (
+            applying < self.committed
+            and applying < self.offset - 1
+            and not self.applying_paused
+            and not self.reading
+            and self.snapshot is None
+        )
+
+    def take_durable_committed(self) -> Entries:
+        """`next_committed` and `accept_applying` of the durable ones, at once."""
+        if not self.has_durable_committed:
+            return NO_ENTRIES
+        low, end = self.applying + 1, min(self.committed, self.offset - 1) + 1
+        room = self.applying_bytes_max - self.applying_bytes
+        check(room > 0, "%d bytes are being applied, %d may be", self.applying_bytes, self.applying_bytes_max)
+        entries = self._lone.pop(low, None)
+        if entries is None:
+            entries = self.next_committed(False)
+            if not entries.terms:
+                return entries
+        else:
+            for index in range(low + 1, end):
+                following = self._lone.get(index)
+                if following is None or entries.byte_size + following.byte_size > room:
+                    break
+                entries = entries.concat(self._lone.pop(index))
+        last = entries.last
+        check(low <= last < end, "entries up to %d are given for [%d, %d)", last, low, end)
+        self.applying = last
+        self.applying_bytes += entries.byte_size
+        self.applying_paused = self.applying_bytes >= self.applying_bytes_max or last + 1 < end
+        return entries
 
     def has_next_committed(self, allow_unstable: bool) -> bool:
         if self.applying_paused or self.reading or self.snapshot is not None:

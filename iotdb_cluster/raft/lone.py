@@ -1,16 +1,14 @@
 """Lone entries: the steps of a group to which entries come one by one, without a message object for each.
 
 With many groups under load nearly every step is one of few: a leader takes an entry, a follower gets it, an
-acknowledgement comes, the disk has it, the commit index moves. Here each of these is one function. It does what the
-message through `Raft.step` does, or returns False and has changed nothing: then the message is stepped. What such a
-step would send is *put off* until `work_of`, at the end of the owner's turn, which gives it as numbers (`LoneWork`).
-Any other input comes first to `Raft.step` or `Raft.tick`, where `spread` queues the messages that were put off: an
-election, a refusal or a lost message thus finds the state that it always finds.
+acknowledgement comes, the disk has it. Here each of these is one function. It does at once what the message through
+`Raft.step` does, or returns REFUSED and has changed nothing: then the message is stepped. What such a step sends and
+writes is no message: the caller knows it from what it asked and from the answer, and does it.
 
-`Core.put_off` is the index of the first entry whose sending (or acknowledgement, by a follower) is put off, 0 where
-there is none: all entries from there on are, and the log writer was given exactly those before. `put_off_commits` has
-the commit index that each of them goes with. `news_put_off`: the news of a commit waits, for every other member. An
-entry is put off only where each of them is in step, and its window will not be full.
+So that the caller may do it at once, ahead of the next `Ready`, a step is taken only where nothing that a `Ready` would
+hand out has to come before it: the log writer was given all entries, and for an entry of a leader no message waits. A
+leader takes one only where every other member is in step and its window is not full. With more than `ENTRIES_MAX` on
+their way to the disk, messages with many entries each are better.
 """
 
 from __future__ import annotations
@@ -19,209 +17,138 @@ from typing import Final
 
 from iotdb_cluster.errors import check
 from iotdb_cluster.raft.core import Core
-from iotdb_cluster.raft.message import (
-    ENTRY_OVERHEAD_BYTES,
-    NO_ENTRIES,
-    NO_NODE,
-    Entries,
-    EntryKind,
-    Message,
-    MessageType,
-    Role,
-)
+from iotdb_cluster.raft.message import ENTRY_OVERHEAD_BYTES, Entries, EntryKind, MessageType, Role
 from iotdb_cluster.raft.progress import ProgressState
 
-__all__ = ["LONE_BYTES_MAX", "LoneWork", "acknowledged", "append", "propose", "spread", "work_of"]
+__all__ = [
+    "COMMITTED",
+    "ENTRIES_MAX",
+    "LONE_BYTES_MAX",
+    "NEWS",
+    "REFUSED",
+    "SPOKEN",
+    "TAKEN",
+    "acknowledged",
+    "append",
+    "propose",
+]
 
 LONE_BYTES_MAX: Final = 16 * 1024  # a larger entry costs more than its messages
-_ENTRIES_MAX: Final = 8  # of a turn; more than that are better sent together
-_NOBODY: Final[tuple[int, ...]] = ()
+ENTRIES_MAX: Final = 8  # that are not durable yet
+_ASIDE: Final = (MessageType.HEARTBEAT, MessageType.HEARTBEAT_RESP)  # go another way than appends
+_NORMAL: Final = EntryKind.NORMAL
+_LEADER: Final = Role.LEADER
+_FOLLOWER: Final = Role.FOLLOWER
+_REPLICATE: Final = ProgressState.REPLICATE
+
+# What became of a step.
+REFUSED: Final = 0
+TAKEN: Final = 1
+NEWS: Final = 2  # the member that acknowledged is to be told the commit index
+COMMITTED: Final = 3  # every other member is to be told the commit index
+SPOKEN: Final = 4  # the same, and messages that do it wait for `Ready`
 
 
-class LoneWork:
-    """What is to be done, as a `Ready` says it otherwise; `entries` are to be written.
+def propose(core: Core, payload: bytes) -> tuple[Entries, int, int] | None:
+    """A leader takes one entry: itself, the term of the one before, the commit index that goes with it.
 
-    A leader sends each of them to `members` at once, as an append of its own with its index of `commits`; the first
-    follows (log_term, its index - 1). A follower acknowledges the last to `leader` once they are durable. `news` are
-    those that are to hear of `commit`. `committed` is to be applied.
+    It is to be written, and to be sent to every other member as an append of its own.
     """
-
-    __slots__ = ("commit", "commits", "committed", "entries", "leader", "log_term", "members", "news")
-
-    def __init__(self, commit: int) -> None:
-        self.commit = commit
-        self.entries: Entries = NO_ENTRIES
-        self.commits: list[int] = []
-        self.log_term = 0
-        self.members: tuple[int, ...] = _NOBODY
-        self.leader = NO_NODE
-        self.news: tuple[int, ...] = _NOBODY
-        self.committed: Entries = NO_ENTRIES
-
-
-# --- input ------------------------------------------------------------------------------------------------------------
-def propose(core: Core, payload: bytes) -> int:
-    """A leader takes one entry: its index, 0 where it has to be proposed otherwise."""
     log = core.log
     size = len(payload)
     waiting = core.uncommitted_bytes
+    last = log.last_given(ENTRIES_MAX)
+    members = core.progress
     if (
-        core.role is not Role.LEADER
-        or core.news_put_off  # it goes before the entry
-        or not _room(core)
+        not last
+        or core.role is not _LEADER
+        or core.after_append
         or core.transferee
+        or (core.messages and not all(message.type in _ASIDE for message in core.messages))
         or size > LONE_BYTES_MAX
-        or core.id not in core.progress
+        or core.id not in members
         or (waiting and waiting + size > core.config.uncommitted_bytes_max)
     ):
-        return 0
-    count = len(core.put_off_commits) + 1
-    if not _in_step(core, core.put_off or log.last_index + 1, count, count * (LONE_BYTES_MAX + ENTRY_OVERHEAD_BYTES)):
-        return 0
+        return None
+    cost = size + ENTRY_OVERHEAD_BYTES
+    index = last + 1
+    for member in core.other_ids:
+        progress = members[member]
+        if (
+            progress.next != index
+            or progress.paused
+            or progress.state is not _REPLICATE
+            or not progress.inflights.has_room(1, cost)
+        ):
+            return None
     core.uncommitted_bytes = waiting + size
-    return _put_off(core, payload, log.committed)
+    commit = log.committed
+    log_term = log.term(last)
+    entry = Entries(index, [core.term], [_NORMAL], [payload])
+    log.append_given(entry)
+    for member in core.other_ids:
+        members[member].sent_one(index, cost, commit)
+    return entry, log_term, commit
 
 
-def append(core: Core, source: int, term: int, log_term: int, index: int, commit: int, payload: bytes) -> bool:
-    """A follower gets the entry behind (log_term, index), which is of `term` and a normal one, from its leader."""
+def append(core: Core, source: int, log_term: int, commit: int, entry: Entries) -> int:
+    """A follower gets an entry, which is a normal one of the leader's term, from its leader; it follows `log_term`.
+
+    It is to be written, and acknowledged once it is durable.
+    """
     log = core.log
+    index = entry.first - 1
     if (
-        term != core.term
+        not index
+        or index != log.last_given(ENTRIES_MAX)
+        or entry.terms[0] != core.term
         or core.leader != source
-        or core.role is not Role.FOLLOWER
-        or not _room(core)
-        or log.snapshot is not None
-        or index != log.last_index
-        or len(payload) > LONE_BYTES_MAX
+        or core.role is not _FOLLOWER
+        or core.after_append
+        or len(entry.data[0]) > LONE_BYTES_MAX
         or not log.matches(log_term, index)
     ):
-        return False
+        return REFUSED
     core.election_elapsed = 0
-    _put_off(core, payload, 0)
+    log.append_given(entry)
     log.commit_to(min(commit, index + 1))
-    return True
+    return TAKEN
 
 
-def acknowledged(core: Core, source: int, term: int, index: int) -> bool:
+def acknowledged(core: Core, source: int, term: int, index: int) -> int:
     """A leader hears that a member, which may be itself, has the log up to `index` on its disk."""
-    if term != core.term or core.role is not Role.LEADER or core.transferee or core.pending_reads:
-        return False
+    if term != core.term or core.role is not _LEADER or core.transferee or core.pending_reads:
+        return REFUSED
     progress = core.progress.get(source)
-    if progress is None or progress.state is not ProgressState.REPLICATE:
-        return False
+    if progress is None or progress.state is not _REPLICATE:
+        return REFUSED
     log = core.log
     last = log.last_index
-    following = core.put_off or last + 1
-    if source != core.id and (
-        progress.next != following or (not core.news_put_off and progress.can_bump_commit(log.committed))
-    ):
-        return False
+    if source != core.id and progress.next != last + 1:
+        return REFUSED
     check(index <= last, "member %d acknowledges %d, the log ends at %d", source, index, last)
     progress.active = True
-    if progress.maybe_update(index):
-        progress.inflights.free_to(index)
-        if index > log.committed and core.maybe_commit():
-            if _in_step(core, following, 0, 0):
-                core.news_put_off = True
-            else:
-                if core.put_off:
-                    spread(core)
-                core.broadcast_append()
-    return True
+    if not progress.maybe_update(index):
+        return TAKEN
+    progress.inflights.free_to(index)
+    if index > log.committed and core.maybe_commit():
+        if not _in_step(core, last + 1):
+            core.broadcast_append()
+            return SPOKEN
+        for member in core.other_ids:
+            core.progress[member].sent_commit = log.committed
+        return COMMITTED
+    if source != core.id and progress.can_bump_commit(log.committed):
+        progress.sent_entries(0, 0)
+        progress.sent_commit = log.committed
+        return NEWS
+    return TAKEN
 
 
-def _room(core: Core) -> bool:
-    """Whether an entry can be put off behind those that are, and whatever the log writer was not given is put off."""
-    return len(core.put_off_commits) < _ENTRIES_MAX if core.put_off else not core.log.has_next_unstable
-
-
-def _put_off(core: Core, payload: bytes, commit: int) -> int:
-    last = core.log.append_own(core.term, [EntryKind.NORMAL], [payload])
-    if not core.put_off:
-        core.put_off = last
-    core.put_off_commits.append(commit)
-    return last
-
-
-def _in_step(core: Core, following: int, count: int, size: int) -> bool:
+def _in_step(core: Core, following: int) -> bool:
     """Whether every other member gets appends as they come, was sent all before `following`, and has room for more."""
-    own = core.id
-    for member, progress in core.progress.items():
-        if member != own and (
-            progress.next != following
-            or progress.paused
-            or progress.state is not ProgressState.REPLICATE
-            or not progress.inflights.has_room(count, size)
-        ):
+    for member in core.other_ids:
+        progress = core.progress[member]
+        if progress.next != following or progress.paused or progress.state is not _REPLICATE or progress.inflights.full:
             return False
     return True
-
-
-def spread(core: Core) -> None:
-    """Queue the messages that were put off."""
-    first, core.put_off = core.put_off, 0
-    commits, core.put_off_commits = core.put_off_commits, []
-    leads = core.role is Role.LEADER
-    for index, commit in enumerate(commits, first):
-        core.send(Message(MessageType.APP_RESP, core.id if leads else core.leader, index=index))
-        if leads:
-            _send_one(core, index, commit)
-    if core.news_put_off:
-        core.news_put_off = False
-        core.broadcast_append()
-
-
-def _send_one(core: Core, index: int, commit: int) -> None:
-    log = core.log
-    entries = log.slice(index, index + 1, LONE_BYTES_MAX)
-    for member, progress in core.others():
-        core.send(Message(MessageType.APP, member, 0, 0, log.term(index - 1), index - 1, commit, entries=entries))
-        progress.sent_entries(1, entries.byte_size)
-        progress.sent_commit = commit
-
-
-# --- output -----------------------------------------------------------------------------------------------------------
-def work_of(core: Core) -> LoneWork:
-    """What was put off, and what may be applied. The owner has seen that nothing else waits for a `Ready`."""
-    log = core.log
-    work = LoneWork(log.committed)
-    if core.put_off:
-        work.entries = log.next_unstable()
-        work.commits, core.put_off_commits = core.put_off_commits, []
-        if core.role is Role.LEADER:
-            work.log_term = log.term(core.put_off - 1)
-            work.members = _sent(core, work)
-        else:
-            work.leader = core.leader
-        core.put_off = 0
-        log.accept_unstable()
-    if core.news_put_off:
-        core.news_put_off = False
-        work.news = _told(core, log.committed)
-    if log.applying < log.committed:
-        work.committed = committed = log.next_committed(False)
-        if committed.terms:
-            log.accept_applying(committed.last, committed.byte_size, False)
-    return work
-
-
-def _sent(core: Core, work: LoneWork) -> tuple[int, ...]:
-    """The other members, each of which counts as having been sent the entries."""
-    sizes = [len(payload) + ENTRY_OVERHEAD_BYTES for payload in work.entries.data]
-    own = core.id
-    for member, progress in core.progress.items():
-        if member != own:
-            for size in sizes:
-                progress.sent_entries(1, size)
-            progress.sent_commit = work.commits[-1]
-    return tuple([member for member in core.progress if member != own])
-
-
-def _told(core: Core, commit: int) -> tuple[int, ...]:
-    """The other members, each of which counts as having been told the commit index."""
-    own = core.id
-    for member, progress in core.progress.items():
-        if member != own:
-            progress.sent_entries(0, 0)
-            progress.sent_commit = commit
-    return tuple([member for member in core.progress if member != own])

@@ -140,6 +140,13 @@ class Progress:
             if count:
                 self.paused = True
 
+    def sent_one(self, index: int, size: int, commit: int) -> None:
+        """As `sent_entries` of the entry `index`, with a commit index; the window has room for one more behind it."""
+        self.next = index + 1
+        self.inflights.queue.append((index, size))
+        self.inflights.bytes += size
+        self.sent_commit = commit
+
     def can_bump_commit(self, commit: int) -> bool:
         """Whether an append without entries would tell the member a newer commit index that it can use."""
         return self.sent_commit < commit and self.sent_commit < self.next - 1

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from iotdb_cluster.raft import election, lone
+from iotdb_cluster.raft import election
 from iotdb_cluster.raft.core import Core
 from iotdb_cluster.raft.follower import step_candidate, step_follower
 from iotdb_cluster.raft.leader import step_leader
 from iotdb_cluster.raft.message import (
+    ENTRY_OVERHEAD_BYTES,
     NO_NODE,
     Entries,
     EntryKind,
@@ -20,10 +21,6 @@ from iotdb_cluster.raft.message import (
 
 __all__ = ["Raft"]
 
-# What is put off stays so: these neither send an append nor change what one says, and their answers go another way.
-_ASIDE: Final = frozenset(
-    (MessageType.STORAGE_APPEND_RESP.value, MessageType.STORAGE_APPLY_RESP.value, MessageType.HEARTBEAT.value)
-)
 _STEPS: Final = (step_follower, step_candidate, step_leader, step_candidate)  # by role
 
 
@@ -33,8 +30,6 @@ class Raft(Core):
     # --- time -------------------------------------------------------------------------------------------------------
     def tick(self, count: int = 1) -> None:
         """`count` ticks have passed; several at once do what several calls would, once."""
-        if self.put_off or self.news_put_off:
-            lone.spread(self)
         self.election_elapsed += count
         if self.role is Role.LEADER:
             self.heartbeat_elapsed += count
@@ -69,8 +64,6 @@ class Raft(Core):
     def step(self, message: Message) -> None:
         """Raises ProposalDropped."""
         term = message.term
-        if (self.put_off or self.news_put_off) and not (message.type in _ASIDE and term in (0, self.term)):
-            lone.spread(self)
         if term and term != self.term:
             if term < self.term:
                 self._step_old(message)
@@ -128,8 +121,9 @@ class Raft(Core):
         self.applied_to(index, 0)
 
     def entries_applied(self, entries: Entries) -> None:
-        self.applied_to(entries.last, entries.byte_size)
-        self.uncommitted_bytes = max(0, self.uncommitted_bytes - entries.payload_bytes)
+        payloads = entries.payload_bytes
+        self.applied_to(entries.last, payloads + ENTRY_OVERHEAD_BYTES * len(entries.data))
+        self.uncommitted_bytes = max(0, self.uncommitted_bytes - payloads)
 
     def applied_to(self, index: int, size: int) -> None:
         """Entries up to `index`, of `size` bytes, are applied; leaves a joint configuration that is to be left."""

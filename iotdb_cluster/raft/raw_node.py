@@ -20,7 +20,6 @@ from typing import Final
 from iotdb_cluster.errors import check
 from iotdb_cluster.raft import lone
 from iotdb_cluster.raft.config import Config
-from iotdb_cluster.raft.lone import LoneWork
 from iotdb_cluster.raft.membership import Configuration
 from iotdb_cluster.raft.message import (
     LOCAL_APPEND,
@@ -232,8 +231,6 @@ class RawNode:
 
     def status(self) -> Status:
         raft = self._raft
-        if raft.put_off or raft.news_put_off:
-            lone.spread(raft)
         progress = {member: _describe(one) for member, one in raft.progress.items()} if self.is_leader else {}
         return Status(
             raft.id,
@@ -333,11 +330,6 @@ class RawNode:
         An entry is decided when one is applied at its index: this one if the term is the same. Raises ProposalDropped,
         and then nothing was appended.
         """
-        raft = self._raft
-        if self._async and len(data) == 1:
-            index = lone.propose(raft, data[0])
-            if index:
-                return raft.term, index
         return self._propose([EntryKind.NORMAL] * len(data), data)
 
     def propose_conf_change(
@@ -367,8 +359,6 @@ class RawNode:
         """
         if index is not None and index <= self._raft.restored_index:
             return self.conf_state
-        if self._raft.put_off or self._raft.news_put_off:
-            lone.spread(self._raft)
         return self._raft.apply_conf_change(change)
 
     def read_index(self, context: bytes) -> None:
@@ -389,8 +379,6 @@ class RawNode:
 
     def entries_read(self) -> None:
         """The log has in memory what it refused before (`NotInMemory`): applying, or sending it, goes on."""
-        if self._raft.put_off or self._raft.news_put_off:
-            lone.spread(self._raft)
         self._raft.entries_read()
 
     def forget_leader(self) -> None:
@@ -401,7 +389,7 @@ class RawNode:
     def has_ready(self) -> bool:
         raft = self._raft
         log = raft.log
-        if raft.messages or raft.after_append or raft.read_states or log.has_next_unstable or raft.news_put_off:
+        if raft.messages or raft.after_append or raft.read_states or log.has_next_unstable:
             return True
         hard = self._hard
         if log.committed != hard.commit or raft.term != hard.term or raft.vote != hard.vote:
@@ -415,8 +403,6 @@ class RawNode:
     def ready(self) -> Ready:
         """Take what is to be done; it counts as in hand from now on."""
         raft = self._raft
-        if raft.put_off or raft.news_put_off:
-            lone.spread(raft)
         log = raft.log
         check(not self._after_advance, "ready() before advance()")
         ready = Ready(messages=raft.messages, read_states=raft.read_states, entries=log.next_unstable())
@@ -442,71 +428,74 @@ class RawNode:
         return ready
 
     # --- lone entries, with asynchronous writes; see `lone` -------------------------------------------------------
-    def lone_step(self, message: Message) -> bool:
-        """Take an append of one entry, or an acknowledgement, as below; False: it has to be stepped."""
-        kind = message.type
-        if kind is MessageType.APP_RESP:
-            return not message.reject and lone.acknowledged(self._raft, message.source, message.term, message.index)
-        if kind is MessageType.APP:
-            entries = message.entries
-            if entries.terms == [message.term] and entries.kinds[0] == EntryKind.NORMAL:
-                return self.lone_append(
-                    message.source,
-                    message.term,
-                    message.log_term,
-                    message.index,
-                    message.commit,
-                    entries.data[0],
-                )
-        return False
+    def lone_propose(self, payload: bytes) -> tuple[Entries, int, int] | None:
+        """As `lone.propose`; None where it has to be proposed otherwise."""
+        raft, hard = self._raft, self._hard
+        if raft.term != hard[0] or raft.vote != hard[1]:
+            return None
+        return lone.propose(raft, payload)
 
-    def lone_append(self, source: int, term: int, log_term: int, index: int, commit: int, payload: bytes) -> bool:
-        """As `step` of an append of one normal entry of `term`; False where it has to be stepped."""
-        return lone.append(self._raft, source, term, log_term, index, commit, payload)
+    def lone_append(self, source: int, log_term: int, commit: int, entry: Entries) -> int:
+        """As `step` of an append of one normal entry of its own term; REFUSED where it has to be stepped."""
+        raft, hard = self._raft, self._hard
+        if raft.term != hard[0] or raft.vote != hard[1] or raft.leader != self._leader:
+            return lone.REFUSED
+        return lone.append(raft, source, log_term, commit, entry)
 
-    def lone_acknowledged(self, source: int, term: int, index: int) -> bool:
-        """As `step` of a member's acknowledgement; False where it has to be stepped."""
+    def lone_acknowledged(self, source: int, term: int, index: int) -> int:
+        """As `step` of a member's acknowledgement; REFUSED where it has to be stepped."""
         return lone.acknowledged(self._raft, source, term, index)
 
-    def lone_work(self) -> LoneWork | None:
-        """Instead of `ready`: what is to be done, or None where that, if anything, is up to `ready`.
-
-        When its entry is on the disk that is told by `lone_durable`, when `committed` is applied by `lone_applied`.
-        """
-        raft = self._raft
-        log = raft.log
-        hard = self._hard
-        if (
-            raft.after_append
-            or (log.has_next_unstable and not raft.put_off)
-            or log.snapshot is not None
-            or raft.leader != self._leader
-            or raft.role is not self._role
-            or raft.term != hard.term
-            or raft.vote != hard.vote
-        ):
-            return None
-        commit = log.committed
-        if not raft.put_off and not raft.news_put_off and commit == hard.commit and log.applying == commit:
-            return None
-        work = lone.work_of(raft)
-        if commit != hard.commit:
-            check(commit > hard.commit, "replica %d: commit %d after %d", raft.id, commit, hard.commit)
-            self._hard = HardState(hard.term, hard.vote, commit)
-        return work
-
-    def lone_durable(self, term: int, index: int) -> None:
-        """The entries of a `LoneWork`, given in `term`, up to `index`, are on the disk."""
+    def lone_durable(self, term: int, index: int) -> int:
+        """The entries that were appended in `term`, up to `index`, are on the disk."""
         raft = self._raft
         if term != raft.term:
-            return  # another term has begun since: it may have been replaced there
-        if raft.role is Role.LEADER and not lone.acknowledged(raft, raft.id, term, index):
-            raft.step(Message(MessageType.APP_RESP, raft.id, raft.id, term, index=index))
+            return lone.TAKEN  # another term has begun since: it may have been replaced there
+        outcome = lone.TAKEN
+        if raft.role is Role.LEADER:
+            outcome = lone.acknowledged(raft, raft.id, term, index)
+            if outcome == lone.REFUSED:
+                raft.step(Message(MessageType.APP_RESP, raft.id, raft.id, term, index=index))
+                outcome = lone.SPOKEN
         raft.log.stable_to(term, index)
+        return outcome
 
-    def lone_applied(self, entries: Entries) -> None:
-        """The state machine has applied the `committed` of a `LoneWork`."""
-        self._raft.entries_applied(entries)
+    def lone_committed(self) -> Entries:
+        """What is to be applied now, as in a `Ready`; once it is, that is told by `lone_applied`."""
+        raft, hard = self._raft, self._hard
+        log = raft.log
+        commit = log.committed
+        if commit != hard[2]:
+            check(commit > hard[2], "replica %d: commit %d after %d", raft.id, commit, hard[2])
+            self._hard = HardState(hard[0], hard[1], commit)
+        return log.take_durable_committed()
+
+    def lone_applied(self, entries: Entries) -> bool:
+        """The state machine has applied the entries of `lone_committed`; whether there is a `Ready` now."""
+        raft = self._raft
+        raft.entries_applied(entries)
+        return bool(raft.messages or raft.after_append) or raft.log.has_durable_committed
+
+    @property
+    def applies(self) -> bool:
+        """Whether entries are to be applied."""
+        return self._raft.log.has_durable_committed
+
+    @property
+    def speaks(self) -> bool:
+        """Whether messages wait, or the role or the leader is another one: then there is a `Ready`."""
+        raft = self._raft
+        return bool(raft.messages or raft.after_append) or raft.leader != self._leader or raft.role is not self._role
+
+    @property
+    def handed_state(self) -> HardState:
+        """The hard state as it was last given to be written, but for the commit index, which may be newer."""
+        return self._hard
+
+    @property
+    def other_members(self) -> tuple[int, ...]:
+        """The members without this replica."""
+        return self._raft.other_ids
 
     def advance(self) -> None:
         """Synchronous mode: everything in the last `ready()` is done."""

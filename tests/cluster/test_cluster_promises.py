@@ -88,7 +88,10 @@ async def overtake(cluster: Cluster, old: int) -> None:
     assert cluster.groups[old].leads, "this took so long that the old leader gave up by itself"
 
 
-def test_nothing_is_acknowledged_before_it_is_on_a_majoritys_disks() -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_nothing_is_acknowledged_before_it_is_on_a_majoritys_disks(count: int) -> None:
+    """One entry goes as a lone one, two as a message."""
+
     async def main() -> None:
         cluster = Cluster(11)
         await cluster.start()
@@ -96,7 +99,7 @@ def test_nothing_is_acknowledged_before_it_is_on_a_majoritys_disks() -> None:
         await cluster.settle()
         followers = [node for node in cluster.groups if node != leader]
         releases = [hold_the_disk(cluster, node) for node in followers]
-        (future,) = cluster.drivers[leader].propose(cluster.groups[leader], [b"written"])
+        (future, *_) = cluster.drivers[leader].propose(cluster.groups[leader], [b"written"] * count)
         await asyncio.sleep(SOON_S)
         assert all(cluster.groups[node].raw.last_index > cluster.groups[leader].raw.commit for node in followers)
         assert not future.done()
@@ -107,7 +110,7 @@ def test_nothing_is_acknowledged_before_it_is_on_a_majoritys_disks() -> None:
         # The leader's own disk counts like a member's: with one follower's it is enough, alone it is nothing.
         release = hold_the_disk(cluster, leader)
         cluster.isolate(followers[0])
-        (future,) = cluster.drivers[leader].propose(cluster.groups[leader], [b"again"])
+        (future, *_) = cluster.drivers[leader].propose(cluster.groups[leader], [b"again"] * count)
         await asyncio.sleep(SOON_S)
         assert not future.done()
         release()

@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 
 from iotdb_cluster.raft import (
+    COMMITTED,
     LOCAL_APPEND,
     LOCAL_APPLY,
+    NEWS,
     ConfChange,
     ConfChangeSingle,
     ConfChangeType,
@@ -25,7 +27,6 @@ from iotdb_cluster.raft import (
     ConfState,
     Entries,
     EntryKind,
-    LoneWork,
     MemoryLog,
     Message,
     MessageType,
@@ -57,61 +58,76 @@ class Replica:
             )
         )
         self.writing: list[Callable[[], None]] = []
+        self.lone: list[Callable[[], None]] = []  # of this turn, to be written ahead of all else
         self.out: list[Message] = []
         self.applied: list[bytes] = []
         self.reads: list[Any] = []
         self.works = 0
+        self.news: dict[int, int] = {}  # the commit index that members are to hear of
 
     def step(self, message: Message) -> object:
         message = replace(message)
         try:
-            if not (self.fast and self.raw.lone_step(message)):
+            if not (self.fast and self._lone_step(message)):
                 self.raw.step(message)
         except (ProposalDropped, UnknownPeer) as error:
             return type(error)
         return None
 
+    def _lone_step(self, message: Message) -> bool:
+        raw, entries = self.raw, message.entries
+        source, term, index = message.source, message.term, message.index
+        if message.type is MessageType.APP_RESP and not message.reject:
+            outcome = raw.lone_acknowledged(source, term, index)
+            self._outcome(outcome, source)
+        elif message.type is MessageType.APP and entries.terms == [term] and entries.kinds == [EntryKind.NORMAL]:
+            outcome = index + 1 == entries.first and raw.lone_append(source, message.log_term, message.commit, entries)
+            if outcome:
+                self.lone.append(partial(self._lone_synced, entries, term, source))
+        else:
+            return False
+        self.works += bool(outcome)
+        return bool(outcome)
+
+    def _outcome(self, outcome: int, source: int) -> None:
+        if outcome == COMMITTED:
+            self.news.update(dict.fromkeys(self.raw.other_members, self.raw.commit))
+        elif outcome == NEWS:
+            self.news[source] = self.raw.commit
+
     def propose(self, payload: bytes) -> object:
-        """A plain replica takes it as a message, which is never put off."""
-        raw = self.raw
         try:
-            if self.fast:
-                return raw.propose([payload])
-            first, leads = raw.last_index + 1, raw.is_leader
-            raw.step(Message(MessageType.PROP, source=raw.id, entries=Entries(0, [0], [EntryKind.NORMAL], [payload])))
-            return (raw.term, first) if leads else None
+            if self.fast and (taken := self.raw.lone_propose(payload)) is not None:
+                return self._lone_propose(*taken)
+            return self.raw.propose([payload])
         except ProposalDropped:
             return ProposalDropped
 
+    def _lone_propose(self, one: Entries, log_term: int, commit: int) -> object:
+        raw, term, index = self.raw, self.raw.term, one.first
+        self.works += 1
+        for member in raw.other_members:
+            self.out.append(Message(MessageType.APP, member, raw.id, term, log_term, index - 1, commit, entries=one))
+        self.lone.append(partial(self._lone_synced, one, term, 0))
+        return term, index
+
     def turn(self) -> None:
         raw = self.raw
-        work = raw.lone_work() if self.fast else None
-        if work is not None:
-            self.works += 1
-            self._lone(work)
+        self.writing += self.lone
+        self.lone = []
         while raw.has_ready():
             self._handle()
-
-    def _lone(self, work: LoneWork) -> None:
-        raw, entries = self.raw, work.entries
-        log_term = work.log_term
-        for index, (commit, payload) in enumerate(zip(work.commits, entries.data, strict=True), entries.first):
-            one = Entries(index, [raw.term], [EntryKind.NORMAL], [payload])
-            for member in work.members:
-                self.out.append(
-                    Message(MessageType.APP, member, raw.id, raw.term, log_term, index - 1, commit, entries=one)
-                )
-            log_term = raw.term
-        if entries.terms:
-            self.writing.append(partial(self._lone_synced, entries, raw.term, work.leader))
-        self.out.extend(Message(MessageType.APP, to, raw.id, raw.term, commit=work.commit) for to in work.news)
-        if work.committed.terms:
-            self._apply(work.committed)
-            raw.lone_applied(work.committed)
+            while self.fast and (entries := raw.lone_committed()).terms:
+                self._apply(entries)
+                raw.lone_applied(entries)
+        self.out.extend(
+            Message(MessageType.APP, to, raw.id, raw.term, commit=commit) for to, commit in self.news.items()
+        )
+        self.news = {}
 
     def _lone_synced(self, entries: Entries, term: int, leader: int) -> None:
         self.log.append(entries)
-        self.raw.lone_durable(term, entries.last)
+        self._outcome(self.raw.lone_durable(term, entries.last), self.raw.id)
         if leader:
             self.out.append(Message(MessageType.APP_RESP, leader, self.raw.id, term, index=entries.last))
 

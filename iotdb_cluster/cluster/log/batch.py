@@ -17,10 +17,12 @@ from crc32c import crc32c
 
 from iotdb_cluster.cluster.log.record import (
     HEAD_BYTES,
+    Append,
     Buffer,
     Kind,
     Record,
     content_pieces,
+    lone_pieces,
     pack_head,
     unpack_heads,
 )
@@ -41,6 +43,7 @@ __all__ = [
 
 MAGIC: Final = 0x49434C42  # "ICLB"
 VERSION: Final = 1
+_APPEND: Final = Kind.APPEND
 _HEAD: Final = struct.Struct(">IBxxxQQQIII")
 _CRC: Final = struct.Struct(">I")
 BATCH_HEAD_BYTES: Final = _HEAD.size + _CRC.size
@@ -90,6 +93,13 @@ def encode_batch(log_id: int, sequence: int, oldest: int, records: Sequence[Reco
     placed: list[Placed] = []
     offset = BATCH_HEAD_BYTES + HEAD_BYTES * len(records)
     for record in records:
+        if type(record) is Append and len(record.entries.terms) == 1 and (lone := lone_pieces(record)) is not None:
+            head, front, length, crc = lone
+            heads.append(head)
+            contents += (front, record.entries.data[0])
+            placed.append(Placed(_APPEND, record.replica, offset, length, crc))
+            offset += length
+            continue
         version, pieces = content_pieces(record)
         length = sum(map(len, pieces))
         head, crc = pack_head(record, version, length, pieces)

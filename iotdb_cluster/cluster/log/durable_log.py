@@ -21,9 +21,7 @@ from iotdb_cluster.cluster.log.record import (
     Record,
     Remove,
     State,
-    changes,
     content_bytes,
-    term_starts,
 )
 from iotdb_cluster.cluster.log.recovery import ACCEPTED, Scan, encode_accepted, load_accepted, replay, scan
 from iotdb_cluster.cluster.log.replica_log import EntryCache, ReplicaLog
@@ -125,6 +123,7 @@ class DurableLog:
         self._queue: deque[_Submission] = deque()
         self._segments: dict[int, Segment] = {}
         self._reads = LogReads(self._segments, workers)
+        self._pinning: tuple[ReplicaLog, ...] = ()  # who needed the oldest segment when it was looked at last
         self._in_use: deque[Segment] = deque()  # oldest first; the last one is written to
         self._free: deque[Segment] = deque()
         self._log_id = 0
@@ -305,25 +304,25 @@ class DurableLog:
             return
         check(not self._closing, "a submission to a log that is being closed")
         ordered = list(records)
-        if len(ordered) > 1 and not any(isinstance(record, Remove) for record in ordered):
+        kinds = set(map(type, ordered))
+        if State in kinds and Remove not in kinds:
             ordered.sort(key=lambda record: not isinstance(record, State))
-        contents = sum(map(content_bytes, ordered))
+        contents = sum(map(self._follow, ordered))
         room = self._options.segment_bytes - FIRST_BATCH
         check(batch_bytes(len(ordered), contents) <= room, "a submission of %d bytes, a segment has %d", contents, room)
-        for record in ordered:
-            self._follow(record)
         self._queue.append(_Submission(ordered, contents, done))
         self._wake_up()
 
-    def _follow(self, record: Record) -> None:
-        """What would leave a gap is refused here: once written, the log could not be read any more."""
+    def _follow(self, record: Record) -> int:
+        """Bytes of the content. What would leave a gap is refused: once written, the log could not be read any more."""
         replica = record.replica
         if isinstance(record, Append):
             entries = record.entries
+            first, count = entries.first, len(entries.terms)
             last = self._tails[replica] if replica in self._tails else self.view(replica).last_index()
-            check(0 < entries.first <= last + 1, "replica %d appends from %d behind %d", replica, entries.first, last)
-            check(len(entries) > 0, "replica %d appends no entries", replica)
-            self._tails[replica] = entries.last
+            check(0 < first <= last + 1, "replica %d appends from %d behind %d", replica, first, last)
+            check(count > 0, "replica %d appends no entries", replica)
+            self._tails[replica] = first + count - 1
         elif isinstance(record, Install):
             self._tails[replica] = record.index
         elif isinstance(record, Compact):
@@ -331,6 +330,7 @@ class DurableLog:
                 self._tails[replica] = max(self._tails[replica], record.index)
         elif isinstance(record, Remove):
             self._tails[replica] = 0
+        return content_bytes(record)
 
     def _wake_up(self) -> None:
         if self._wake is not None and not self._wake.done():
@@ -439,6 +439,10 @@ class DurableLog:
         """How many segments, from the oldest on, hold no entry that is still needed."""
         if len(self._in_use) < 2:
             return 0
+        for log in (*self._pinning, *self._replicas.values()):
+            if log.oldest_position is not None and log.oldest_position >> 32 == self._in_use[0].number:
+                self._pinning = (log,)
+                return 0
         needed = {log.oldest_position >> 32 for log in self._replicas.values() if log.oldest_position is not None}
         count = 0
         while count < len(self._in_use) - 1 and self._in_use[count].number not in needed:
@@ -493,11 +497,9 @@ class DurableLog:
             if isinstance(record, Append):
                 entries = record.entries
                 position = number << 32 | (batch.offset + placed.offset)
-                log = self.view(record.replica)
-                starts = term_starts(entries.first, entries.terms)
-                place = (position, placed.length, placed.crc)
-                log.append(entries.first, len(entries), starts, changes(entries.first, entries.kinds), place)
-                log.cache(position, entries)
+                log = self._replicas.get(record.replica) or self.view(record.replica)
+                log.append_entries(entries, (position, placed.length, placed.crc))
+                self._cache.put(position, entries)
             elif isinstance(record, Remove):
                 self._forget(record.replica)
             else:

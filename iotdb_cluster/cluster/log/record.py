@@ -47,6 +47,7 @@ __all__ = [
     "decode_content",
     "decode_entries",
     "decode_terms",
+    "lone_pieces",
     "pack_head",
     "unpack_heads",
 ]
@@ -77,9 +78,9 @@ class Kind(IntEnum):
     REMOVE = 6
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Append:
-    """Entries; the first, of index i, cancels the replica's earlier entries with an index >= i."""
+    """Entries; the first, of index i, cancels the replica's earlier entries with an index >= i. Never changed."""
 
     replica: int
     entries: Entries
@@ -156,8 +157,8 @@ def _conf_bytes(state: ConfState) -> int:
 def content_bytes(record: Record) -> int:
     """Length of the content, known before it is encoded; with compressed payloads it comes out shorter."""
     if isinstance(record, Append):
-        entries = record.entries
-        return _APPEND.size + _ENTRY_BYTES * len(entries.terms) + sum(map(len, entries.data))
+        data = record.entries.data
+        return _APPEND.size + _ENTRY_BYTES * len(data) + (len(data[0]) if len(data) == 1 else sum(map(len, data)))
     if isinstance(record, State):
         return _STATE.size
     if isinstance(record, Configuration):
@@ -167,6 +168,22 @@ def content_bytes(record: Record) -> int:
     if isinstance(record, Install):
         return _MARK.size + _conf_bytes(record.conf_state)
     return 0
+
+
+def lone_pieces(record: Append) -> tuple[bytes, bytes, int, int] | None:
+    """Of an append of one entry: (the head, what stands before the payload, length and CRC32C of the content).
+
+    As `pack_head` and `content_pieces` have it; None where its payload may be compressed.
+    """
+    entries = record.entries
+    payload = entries.data[0]
+    size = len(payload)
+    if size >= LOG_COMPRESS_BYTES_MIN:
+        return None
+    front = _APPEND_ONE.pack(entries.first, 1, entries.terms[0], entries.kinds[0], size)
+    crc = crc32c(payload, crc32c(front))
+    length = _APPEND_ONE.size + size
+    return _HEAD.pack(Kind.APPEND, VERSION, 0, length, record.replica, crc, 0), front, length, crc
 
 
 def content_pieces(record: Record) -> tuple[int, list[Buffer]]:

@@ -15,6 +15,8 @@ from iotdb_cluster.cluster.log.record import (
     Install,
     Record,
     State,
+    changes,
+    term_starts,
 )
 from iotdb_cluster.errors import check
 from iotdb_cluster.limits import LOG_READ_AHEAD_BYTES, LOG_READ_AHEAD_RUNS
@@ -79,12 +81,16 @@ class EntryCache:
 
     def put(self, position: Position, entries: Entries) -> None:
         size = entries.byte_size
-        self.drop(position)
-        self._runs[position] = (entries, size)
+        runs = self._runs
+        if position in runs:
+            self.drop(position)
+        runs[position] = (entries, size)
         self.bytes_held += size
-        self.entries_held += len(entries)
+        self.entries_held += len(entries.terms)
         while self.bytes_held > self._bytes_max or self.entries_held > self._entries_max:
-            self.drop(next(iter(self._runs)))
+            _, (oldest, size) = runs.popitem(last=False)
+            self.bytes_held -= size
+            self.entries_held -= len(oldest.terms)
 
     def drop(self, position: Position) -> None:
         found = self._runs.pop(position, None)
@@ -271,7 +277,8 @@ class ReplicaLog:
                 self._mark_index,
             )
             check(first == self._last + 1, "replica %d appends %d behind %d", self.replica, first, self._last)
-        self._cut_from(first)
+        if first <= self._last:
+            self._cut_from(first)
         self._firsts.append(first)
         self._positions.append(place[0])
         self._lengths.append(place[1])
@@ -283,8 +290,18 @@ class ReplicaLog:
         self._changes.extend(changes)
         self._last = first + count - 1
 
-    def cache(self, position: Position, entries: Entries) -> None:
-        self._cache.put(position, entries)
+    def append_entries(self, entries: Entries, place: tuple[Position, int, int]) -> None:
+        """As `append`."""
+        first, terms, kinds = entries.first, entries.terms, entries.kinds
+        lone = len(terms) == 1 and not kinds[0] and first == self._last + 1
+        if not lone or not self._terms or self._terms[-1] != terms[0]:
+            self.append(first, len(terms), term_starts(first, terms), changes(first, kinds), place)
+            return
+        self._firsts.append(first)
+        self._positions.append(place[0])
+        self._lengths.append(place[1])
+        self._crcs.append(place[2])
+        self._last = first
 
     def forget_entries(self) -> None:
         """No entry is left; the marks stay."""
