@@ -120,13 +120,14 @@ class MessageType(IntEnum):
 class Entries:
     """A run of consecutive log entries: parallel lists, the i-th has index `first + i`. Never changed once made."""
 
-    __slots__ = ("data", "first", "kinds", "terms")
+    __slots__ = ("_payload_bytes", "data", "first", "kinds", "terms")
 
     def __init__(self, first: int, terms: list[int], kinds: list[int], data: list[bytes]) -> None:
         self.first = first
         self.terms = terms
         self.kinds = kinds
         self.data = data
+        self._payload_bytes = -1  # not counted yet
 
     def __len__(self) -> int:
         return len(self.terms)
@@ -162,12 +163,16 @@ class Entries:
 
     @property
     def payload_bytes(self) -> int:
-        return sum(map(len, self.data))
+        size = self._payload_bytes
+        if size < 0:
+            size = self._payload_bytes = sum(map(len, self.data))
+        return size
 
     @property
     def byte_size(self) -> int:
         """Bytes that the limits count: the payloads and `ENTRY_OVERHEAD_BYTES` an entry."""
-        return sum(map(len, self.data)) + ENTRY_OVERHEAD_BYTES * len(self.data)
+        size = self._payload_bytes
+        return (self.payload_bytes if size < 0 else size) + ENTRY_OVERHEAD_BYTES * len(self.data)
 
     def limit(self, bytes_max: int) -> Entries:
         """The longest head within `bytes_max` bytes, at least one entry where there is one."""

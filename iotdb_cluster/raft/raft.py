@@ -9,7 +9,6 @@ from iotdb_cluster.raft.core import Core
 from iotdb_cluster.raft.follower import step_candidate, step_follower
 from iotdb_cluster.raft.leader import step_leader
 from iotdb_cluster.raft.message import (
-    ENTRY_OVERHEAD_BYTES,
     NO_NODE,
     Entries,
     EntryKind,
@@ -121,9 +120,8 @@ class Raft(Core):
         self.applied_to(index, 0)
 
     def entries_applied(self, entries: Entries) -> None:
-        payloads = entries.payload_bytes
-        self.applied_to(entries.last, payloads + ENTRY_OVERHEAD_BYTES * len(entries.data))
-        self.uncommitted_bytes = max(0, self.uncommitted_bytes - payloads)
+        self.applied_to(entries.last, entries.byte_size)
+        self.uncommitted_bytes = max(0, self.uncommitted_bytes - entries.payload_bytes)
 
     def applied_to(self, index: int, size: int) -> None:
         """Entries up to `index`, of `size` bytes, are applied; leaves a joint configuration that is to be left."""

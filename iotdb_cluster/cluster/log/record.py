@@ -157,8 +157,8 @@ def _conf_bytes(state: ConfState) -> int:
 def content_bytes(record: Record) -> int:
     """Length of the content, known before it is encoded; with compressed payloads it comes out shorter."""
     if isinstance(record, Append):
-        data = record.entries.data
-        return _APPEND.size + _ENTRY_BYTES * len(data) + (len(data[0]) if len(data) == 1 else sum(map(len, data)))
+        entries = record.entries
+        return _APPEND.size + _ENTRY_BYTES * len(entries.data) + entries.payload_bytes
     if isinstance(record, State):
         return _STATE.size
     if isinstance(record, Configuration):

@@ -71,32 +71,33 @@ class EntryCache:
     def __init__(self, bytes_max: int, entries_max: int) -> None:
         self._bytes_max = bytes_max
         self._entries_max = entries_max
-        self._runs: OrderedDict[Position, tuple[Entries, int]] = OrderedDict()
+        self._runs: OrderedDict[Position, Entries] = OrderedDict()
         self.bytes_held = 0
         self.entries_held = 0
 
     def get(self, position: Position) -> Entries | None:
-        found = self._runs.get(position)
-        return found[0] if found is not None else None
+        return self._runs.get(position)
 
     def put(self, position: Position, entries: Entries) -> None:
         size = entries.byte_size
         runs = self._runs
         if position in runs:
             self.drop(position)
-        runs[position] = (entries, size)
+        runs[position] = entries
         self.bytes_held += size
         self.entries_held += len(entries.terms)
         while self.bytes_held > self._bytes_max or self.entries_held > self._entries_max:
-            _, (oldest, size) = runs.popitem(last=False)
-            self.bytes_held -= size
+            _, oldest = runs.popitem(last=False)
+            self.bytes_held -= oldest.byte_size
             self.entries_held -= len(oldest.terms)
 
-    def drop(self, position: Position) -> None:
-        found = self._runs.pop(position, None)
-        if found is not None:
-            self.bytes_held -= found[1]
-            self.entries_held -= len(found[0])
+    def drop(self, *positions: Position) -> None:
+        pop = self._runs.pop
+        for position in positions:
+            found = pop(position, None)
+            if found is not None:
+                self.bytes_held -= found.byte_size
+                self.entries_held -= len(found.terms)
 
 
 class ReplicaLog:
@@ -306,8 +307,7 @@ class ReplicaLog:
     def forget_entries(self) -> None:
         """No entry is left; the marks stay."""
         self._handed = None
-        for position in self._positions[self._head :]:
-            self._cache.drop(position)
+        self._cache.drop(*self._positions[self._head :])
         self._head = 0
         runs = (self._firsts, self._positions, self._lengths, self._crcs)
         for values in (*runs, self._term_firsts, self._terms, self._changes):
@@ -356,8 +356,7 @@ class ReplicaLog:
             self.forget_entries()
             return
         head = bisect_right(self._firsts, index + 1, self._head) - 1
-        for run in range(self._head, head):
-            self._cache.drop(self._positions[run])
+        self._cache.drop(*self._positions[self._head : head])
         self._head = max(self._head, head)
         self._handed = None
         if self._head > _TRIM_RUNS and self._head * 2 > len(self._firsts):
