@@ -237,10 +237,7 @@ class Replicas:
             since = Configuration(replica, founders, 1, record.generation)
             await self.submitted(Install(replica, 1, 1, founders), since)
         base = await self._world.workers.run(self._base, record, replica)
-        make_durable_directories(self._world.files, self._settings.data_paths[0])
-        path = await self._world.workers.run(live_directory, self._world.files, base, view.first_index() - 1)
-        make_durable_directories(self._world.files, path)
-        data = await self._world.workers.run(DataGroup.open, record.id, self._world.files, path)
+        data = await self._world.workers.run(self._opened, record.id, base, view.first_index() - 1)
         data.decided = self._decided
         machine = DataMachine(data, self._changed)
         machine.configured(view.initial_state()[1], view.configured)
@@ -284,6 +281,14 @@ class Replicas:
         made = re.compile(rf"group-{record.id}-([0-9]+)-{replica}(\.[a-z0-9]+)?")
         found = [int(match[1]) for name in self._world.files.list(parent) if (match := made.fullmatch(name))]
         return f"{parent}/group-{record.id}-{max(found, default=record.generation)}-{replica}"
+
+    def _opened(self, number: int, base: str, mark: int) -> DataGroup:
+        """What the disk has of a replica; on a worker."""
+        files = self._world.files
+        make_durable_directories(files, self._settings.data_paths[0])
+        path = live_directory(files, base, mark)
+        make_durable_directories(files, path)
+        return DataGroup.open(number, files, path)
 
     async def _begin_behind(self, view: ReplicaLog, replica: int, data: DataGroup) -> None:
         """The operator accepted the loss of entries that a checkpoint holds: the log goes on behind that one."""

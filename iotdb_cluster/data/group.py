@@ -345,8 +345,9 @@ class DataGroup(GroupView):
         elif kind in _NEEDS_REQUEST:
             raise _bad(f"an entry of kind {kind.name} has no request id")
         if kind is Kind.INSERT:
-            self.check_current(header.slot, header.slot_epoch)
-            check_floor(self._state.unit_of(header), header)
+            unit = self._state.unit_of(header)
+            self.check_told(header.slot, header.slot_epoch)
+            check_floor(unit, header)
             try:
                 decode_insert(payload, strict=True)
             except CorruptData as error:
@@ -361,8 +362,8 @@ class DataGroup(GroupView):
         state.check_exists(header.storage_group)
         if isinstance(body, Expire):
             return
-        self.check_current(header.slot, header.slot_epoch)
         state.check_slot(header.slot, header.slot_epoch)
+        self.check_told(header.slot, header.slot_epoch)
         if isinstance(body, OpenUnit | DeleteUnit):
             unit = state.units.get((header.storage_group, header.partition))
             if unit is not None:

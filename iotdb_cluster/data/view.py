@@ -102,9 +102,17 @@ class GroupView:
         return one.slot, OpenUnit(one.floor, one.last_intent)
 
     def check_current(self, slot: int, epoch: int) -> None:
-        """Raise Moved where meta has decided about the slot since. For requests, never for entries of the log."""
+        """Raise Moved where meta has decided about the slot since. For reads, never for entries of the log."""
         if epoch < self.decided(slot):
             raise Moved(f"slot {slot} has a later epoch than the request's {epoch}: meta has decided about it since")
+
+    def check_told(self, slot: int, epoch: int) -> None:
+        """The same for what is to be logged: NotReady. Moved is final for a request, so the log alone may say it.
+
+        An earlier attempt of the request may stand in the log already, not applied yet: then it takes effect.
+        """
+        if epoch < self.decided(slot):
+            raise NotReady(f"meta has decided about slot {slot} since epoch {epoch}: this group is being told")
 
     # --- reads --------------------------------------------------------------------------------------------------------
 

@@ -319,20 +319,39 @@ def test_a_unit_of_which_all_copies_were_lost_is_opened_again_and_takes_deletes(
     assert log.put(encode(action.header._replace(slot_epoch=1), action.body)) == DONE
 
 
-def test_what_meta_has_decided_since_is_moved_for_requests_and_not_for_the_log(log: Log) -> None:
+def test_what_meta_has_decided_since_is_moved_for_reads_and_not_for_the_log(log: Log) -> None:
     log.create("s")
     log.open()
     insert = log.insert([1], [2])
     log.group.validate(insert)
     log.group.decided = {SLOT: 2}.__getitem__
-    for request in (
-        lambda: log.group.validate(insert),
+    for read in (
         lambda: log.group.resolve(SG, SLOT, 1, {"root.sg.d": ["s"]}),
         lambda: log.group.reader(SG, 0, SLOT, 1, 0),
     ):
         with pytest.raises(Moved):
-            request()
+            read()
     assert log.put(insert) == DONE
+
+
+def test_a_write_is_moved_for_good_only_where_the_log_says_so(log: Log) -> None:
+    """Whoever hears "moved" writes anew under another id: an earlier attempt, in the log and not applied yet, must not
+    take effect beside that."""
+    log.create("s")
+    log.open()
+    insert = log.insert([1], [2])
+    deletion = encode(log.header(), range_delete(0, 9))
+    log.group.decided = {SLOT: 3}.__getitem__
+    for entry in (insert, deletion):
+        with pytest.raises(NotReady, match="is being told"):
+            log.group.validate(entry)
+    assert log.put(insert) == DONE
+    log.group.validate(insert)  # it is known now what became of it
+    log.value(Own(((SLOT, SLOT, 3),), 50))
+    log.group.validate(insert)
+    for entry in (log.insert([1], [2]), deletion):
+        with pytest.raises(Moved):
+            log.group.validate(entry)
 
 
 def test_a_delete_opens_a_listed_unit(log: Log) -> None:
