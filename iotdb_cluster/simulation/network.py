@@ -128,11 +128,12 @@ class SimulatedNetwork:
             self._slow[source, target] = delay_ms
 
     def drop_connections(self, node: str) -> None:
-        """Break every connection of a node; both ends learn of it."""
+        """Break every connection of a node; both ends learn of it, each as part of its own node."""
         self.trace("network", "drop", node)
         for transport in list(self._transports):
             if transport.node == node or transport.peer_node == node:
-                transport.break_now(ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
+                reset = ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+                self.loop.call_soon(transport.break_now, reset, context=transport.context)
 
     def kill(self, node: str) -> None:
         """The node is dead: its ends are gone without a word, the others learn of it soon or late."""

@@ -289,6 +289,7 @@ def test_breaking_connections_tells_both_ends() -> None:
             _, protocol = await connect(client, "a")
             await asyncio.sleep(0.1)
             simulation.network.drop_connections("a")
+            await asyncio.sleep(0)  # as asyncio does, it tells them at the loop's next turn
             assert isinstance(protocol.lost[0], ConnectionResetError)
             assert isinstance(ends[0].lost[0], ConnectionResetError)
             transport, protocol = await connect(client, "a")
