@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 from iotdb_cluster.cluster.settings import Settings
@@ -20,7 +21,8 @@ __all__ = ["Bandwidth"]
 
 PIECE_MS = 250.0
 PIECE_TIMEOUT_MS = 30_000.0  # of a piece that waits for nothing
-SAMPLE_MS = 100.0  # over which operations are counted
+SAMPLE_MS = 100.0  # between two looks at the count of operations, ...
+SAMPLED_MS = 1_000.0  # ... of which those of so long are counted: one alone, as of the move itself, is no load
 
 
 class Bandwidth:
@@ -35,19 +37,25 @@ class Bandwidth:
         self._settings = settings
         self._operations = operations
         self._next_ms = 0.0
-        self._sampled_ms = world.clock.monotonic_ms()
-        self._counted = operations()
+        self._samples: deque[tuple[float, int]] = deque([(world.clock.monotonic_ms(), operations())])
         self._busy = False
+
+    def look(self) -> None:
+        """Count what is served; now and then, also while nothing is copied."""
+        now = self._world.clock.monotonic_ms()
+        if now - self._samples[-1][0] < SAMPLE_MS:
+            return
+        count = self._operations()
+        while len(self._samples) > 1 and now - self._samples[1][0] >= SAMPLED_MS:
+            self._samples.popleft()
+        since, before = self._samples[0]
+        self._busy = count - before > FOREGROUND_OPERATIONS_PER_S * max(1.0, (now - since) / 1000)
+        self._samples.append((now, count))
 
     @property
     def busy(self) -> bool:
-        """Whether clients were served lately."""
-        now = self._world.clock.monotonic_ms()
-        passed_ms = now - self._sampled_ms
-        if passed_ms >= SAMPLE_MS:
-            count = self._operations()
-            self._busy = 1000 * (count - self._counted) > FOREGROUND_OPERATIONS_PER_S * passed_ms
-            self._sampled_ms, self._counted = now, count
+        """Whether clients were served within the last second."""
+        self.look()
         return self._busy
 
     @property

@@ -20,7 +20,13 @@ from iotdb_cluster.cluster.calls import Calls, Deadline
 from iotdb_cluster.cluster.outbox import Channel
 from iotdb_cluster.data import DataGroup
 from iotdb_cluster.errors import CallerError, CorruptData, Status
-from iotdb_cluster.limits import SNAPSHOT_PIECE_BYTES, SNAPSHOT_PIECES_IN_FLIGHT
+from iotdb_cluster.limits import (
+    COPY_PIECES_IN_FLIGHT,
+    COPY_SYNCS_IN_FLIGHT,
+    COPY_UNSYNCED_BYTES,
+    COPY_UNSYNCED_BYTES_BUSY,
+    SNAPSHOT_PIECE_BYTES,
+)
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.storage import FileInfo, PinnedUnit, UnitId
 from iotdb_cluster.world import File, World
@@ -105,7 +111,8 @@ class GivenCopies:
         return {"copy": number, "files": files}
 
     def sweep(self) -> None:
-        """Let go what nobody fetches any more."""
+        """Let go what nobody fetches any more; several times a second."""
+        self._bandwidth.look()
         now = self._world.clock.monotonic_ms()
         for number, given in list(self._given.items()):
             if now - given.used_ms > GIVEN_IDLE_MS_MAX:
@@ -166,15 +173,26 @@ class _Target:
         self._path = path
         self._file: File | None = None
         self._crc = 0
+        self._unsynced = 0
 
-    def write(self, offset: int, data: memoryview) -> None:
-        """The next piece of it; BrokenFile where the file is not what was listed."""
+    def write(self, offset: int, data: memoryview, unsynced_max: int) -> None:
+        """The next piece of it.
+
+        No more than `unsynced_max` bytes are left for the sync at the end: while a disk takes many, logs wait for it.
+        """
         if self._file is None:
             self._file = self._files.open(f"{self._path}.part", create=True)
             self._file.truncate(0)
         self._file.write(offset, data)
         self._crc = crc32c.crc32c(data, self._crc)
-        if offset + len(data) < self.wanted.size:
+        self._unsynced += len(data)
+        if self._unsynced >= unsynced_max:
+            self._file.sync()
+            self._unsynced = 0
+
+    def finish(self) -> None:
+        """All of it is written; BrokenFile where it is not what was listed."""
+        if self._file is None:
             return
         if self._crc != self.wanted.crc32c:
             raise BrokenFile(self.wanted.place, self.wanted.name, f"{self.wanted.name} does not match its checksum")
@@ -202,6 +220,10 @@ class Fetcher:
         self._calls = calls
         self._bandwidth = bandwidth
 
+    def look(self) -> None:
+        """Several times a second, also while nothing is fetched: see `Bandwidth.look`."""
+        self._bandwidth.look()
+
     async def fetch(
         self,
         node: int,
@@ -217,18 +239,26 @@ class Fetcher:
         Raises CallerError, BrokenFile, CorruptData, OSError. What was written half-way stands under `<path>.part`.
         """
         flying: deque[tuple[_Piece, asyncio.Task[memoryview]]] = deque()
+        ending: deque[asyncio.Future[None]] = deque()
         loop = asyncio.get_running_loop()
         targets = [_Target(self._world, file, path) for file, path in wanted]
         try:
             for piece in self._pieces(targets, urgent):
-                if len(flying) >= SNAPSHOT_PIECES_IN_FLIGHT:
-                    await self._take(node, *flying.popleft(), fetched)
+                if len(flying) >= (1 if self._bandwidth.busy else COPY_PIECES_IN_FLIGHT):
+                    await self._take(node, *flying.popleft(), fetched, ending)
                 if not urgent:
                     await self._bandwidth.pace(piece.length)
                 flying.append((piece, loop.create_task(self._ask(node, copy, piece, urgent))))
             while flying:
-                await self._take(node, *flying.popleft(), fetched)
+                await self._take(node, *flying.popleft(), fetched, ending)
+            while ending:
+                await asyncio.shield(ending[0])
+                ending.popleft()
         finally:
+            if ending:  # workers: they must not meet whoever comes next
+                await asyncio.wait(ending)
+                for one in ending:
+                    one.exception()  # what the caller is told is the first failure
             for _, task in flying:
                 task.cancel()
             if flying:
@@ -258,14 +288,20 @@ class Fetcher:
         return await self._call(node, "copy piece", head, self._bandwidth.piece_timeout_ms)
 
     async def _take(
-        self, node: int, piece: _Piece, answer: asyncio.Task[memoryview], fetched: Callable[[int], None] | None
+        self,
+        node: int,
+        piece: _Piece,
+        answer: asyncio.Task[memoryview],
+        fetched: Callable[[int], None] | None,
+        ending: deque[asyncio.Future[None]],
     ) -> None:
         _, buffers = unpack(await answer)
         data, name = buffers[0], piece.target.wanted.name
         if len(data) != piece.length:
             raise CorruptData(f"node {node}: {name} has {len(data)} bytes at {piece.offset}, not {piece.length}")
         # Whoever is cancelled waits for the worker: it writes to a file that is closed afterwards.
-        writing = asyncio.ensure_future(self._world.workers.run(piece.target.write, piece.offset, data))
+        unsynced = COPY_UNSYNCED_BYTES_BUSY if self._bandwidth.busy else COPY_UNSYNCED_BYTES
+        writing = asyncio.ensure_future(self._world.workers.run(piece.target.write, piece.offset, data, unsynced))
         try:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
@@ -273,6 +309,11 @@ class Fetcher:
             raise
         if fetched is not None:
             fetched(piece.length)
+        if piece.offset + piece.length == piece.target.wanted.size:
+            ending.append(asyncio.ensure_future(self._world.workers.run(piece.target.finish)))
+            while len(ending) > (0 if self._bandwidth.busy else COPY_SYNCS_IN_FLIGHT):
+                await asyncio.shield(ending[0])
+                ending.popleft()
 
     async def end(self, node: int, copy: int, broken: BrokenFile | None = None) -> None:
         """Tell the giver that its copy is not needed any more, and which file was not what it listed."""

@@ -199,7 +199,8 @@ class Driver:
             self.lone.committed(node, word)
 
     def operations(self) -> int:
-        """A count that goes up with each entry of the data groups and each read of one here."""
+        """A count that goes up with each entry of the data groups and each read of one here; not with those of meta:
+        who moves slots, or shows how far that is, asks it."""
         return self._reads + sum(group.applied for group in self.groups.values() if group.id)
 
     def propose(self, group: Group, payloads: Sequence[bytes]) -> list[asyncio.Future[Outcome]]:
@@ -244,7 +245,7 @@ class Driver:
         """
         if group.closed or (leader_only and not group.leads):
             raise group.not_leader()
-        self._reads += 1
+        self._reads += group.id != 0
         confirmed: asyncio.Future[int] = self._loop.create_future()
         group.reads_unsent.append(confirmed)
         self._attended[group.id] = group

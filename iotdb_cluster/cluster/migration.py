@@ -43,8 +43,13 @@ class Migration:
         fault: Callable[[BaseException], None],
     ) -> None:
         """`spawn` makes a task of the node's own."""
-        self._given = GivenCopies(world, Bandwidth(world, settings, driver.operations))
-        fetcher = Fetcher(world, calls, Bandwidth(world, settings, driver.operations))
+
+        def operations() -> int:
+            """Of clients: what moves themselves put into logs is none."""
+            return driver.operations() - sum(machine.data.moving_entries for machine in machines.values())
+
+        self._given = GivenCopies(world, Bandwidth(world, settings, operations))
+        fetcher = Fetcher(world, calls, Bandwidth(world, settings, operations))
         self._repair = Repair(
             world, driver, machines, calls, self._given, fetcher, housekeeping.flushed_copy, housekeeping.collect
         )

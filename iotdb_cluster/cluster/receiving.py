@@ -250,7 +250,8 @@ class MoveReceiving:
                 StagedUnit(str(name), bytes(manifest), int(epoch))
                 for (name, epoch), manifest in zip(answer["units"], manifests, strict=True)
             ]
-            checksum: int = await self._work(stage.finish, units)
+            durable = {(unit, file) for unit, file, *_ in staged.held}  # as they came, or were found here
+            checksum: int = await self._work(stage.finish, units, durable)
             await self._read_ahead(self._machines[number])
             return checksum
         except BrokenFile as error:
@@ -280,6 +281,7 @@ class MoveReceiving:
         swept_ms = self._world.clock.monotonic_ms()
         while True:
             await asyncio.sleep(LOOK_MS / 1000)
+            self._fetcher.look()
             for machine in list(self._machines.values()):
                 await self._read_ahead(machine)
             now = self._world.clock.monotonic_ms()

@@ -293,6 +293,7 @@ class DataGroup(GroupView):
         """An entry about slots that move."""
         del header, repeat
         handoff, state = self._handoff, self._state
+        self.moving_entries += 1
         match body:
             case Own():
                 return handoff.own(state, index, body)

@@ -47,6 +47,7 @@ class GroupView:
         # The epoch of the last decision about a slot, as this node's meta state has it: the log may not have heard of
         # it, or, after a forced reconfiguration that lost entries, have forgotten it.
         self.decided: Callable[[int], int] = _nothing
+        self.moving_entries = 0  # about slots that move, as they were applied in this life
 
     # --- what the group knows -----------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -87,7 +87,10 @@ class Stage:
         return path
 
     def holds(self, name: str, file: FileInfo) -> bool:
-        """Whether a file of a unit is here, whole: its size and its checksum are those of the giver's."""
+        """Whether a file of a unit is here, whole: its size and its checksum are those of the giver's.
+
+        If it is, it is durable then, but for its name.
+        """
         path = f"{self.unit_directory(name)}/{file.name}"
         with disk_faults(path):
             if not self._files.exists(path):
@@ -98,14 +101,17 @@ class Stage:
                     return False
                 for offset in range(0, file.bytes, MIB):
                     crc = crc32c(found.read(offset, MIB), crc)
+                if crc == file.crc32c:
+                    found.sync()
             finally:
                 found.close()
         return crc == file.crc32c
 
-    def finish(self, units: Sequence[StagedUnit]) -> int:
+    def finish(self, units: Sequence[StagedUnit], durable: Container[tuple[str, str]] = ()) -> int:
         """All files that these manifests name are here: make that durable; `checksum_of(units)`.
 
-        What they do not name goes. CorruptData where a file is missing or has another size.
+        What they do not name goes. `durable` files, by (name of the unit, name of the file), are so but for their
+        names: they need no sync. CorruptData where a file is missing or has another size.
         """
         checksum = checksum_of(units)
         keep = {unit.name for unit in units}
@@ -115,7 +121,7 @@ class Stage:
                 if name not in keep and name != NOTE:
                     self._remove(f"{self.directory}/{name}")
         for unit in units:
-            self._finish_unit(unit)
+            self._finish_unit(unit, durable)
         path = f"{self.directory}/{WHOLE}"
         head = {"checksum": checksum, "units": sorted(keep)}
         with disk_faults(self.directory):
@@ -123,7 +129,7 @@ class Stage:
         replace_atomically(self._files, path, f"{path}.new", pack(head))
         return checksum
 
-    def _finish_unit(self, unit: StagedUnit) -> None:
+    def _finish_unit(self, unit: StagedUnit, durable: Container[tuple[str, str]]) -> None:
         path = self.make_unit(unit.name)
         if parse_unit_name(unit.name) is None:
             raise CorruptData(f"{path}: not the name of a unit")
@@ -133,7 +139,8 @@ class Stage:
                 file = self._files.open(info.path)
                 try:
                     size = file.size()
-                    file.sync()
+                    if (unit.name, info.name) not in durable:
+                        file.sync()
                 finally:
                     file.close()
             if size != info.bytes:

@@ -12,11 +12,12 @@ from crc32c import crc32c
 
 from iotdb_cluster.cluster.bandwidth import Bandwidth
 from iotdb_cluster.cluster.calls import Calls, Deadline
-from iotdb_cluster.cluster.copying import Fetcher, GivenCopies, Listing
+from iotdb_cluster.cluster.copying import CopiedFile, Fetcher, GivenCopies, Listing, _Target
 from iotdb_cluster.cluster.outbox import Channel
 from iotdb_cluster.errors import OutcomeUnknown
-from iotdb_cluster.limits import MIB
+from iotdb_cluster.limits import COPY_UNSYNCED_BYTES, COPY_UNSYNCED_BYTES_BUSY, KIB, MIB
 from iotdb_cluster.simulation import SimulatedDisk
+from iotdb_cluster.simulation.disk import _SimulatedFile
 from iotdb_cluster.storage import FileInfo, PinnedUnit, UnitId
 from tests.cluster.shell import run_virtual, world_of
 
@@ -80,3 +81,62 @@ def test_five_voters_of_two_moves_copy_at_once(megabytes: int, busy: bool) -> No
         given.close()
 
     run_virtual(main, limit_s=1_000)
+
+
+def test_who_is_served_is_noticed_within_a_tenth_of_a_second_and_forgotten_within_a_second() -> None:
+    async def main() -> None:
+        world = world_of(1)
+        count = [1_000]  # of the time before
+        settings: Any = SimpleNamespace(migration_bytes_per_s=64 * MIB)
+        bandwidth = Bandwidth(world, settings, lambda: count[0])
+
+        async def after(seconds: float) -> bool:
+            for _ in range(round(seconds * 10)):
+                await asyncio.sleep(0.1)
+                bandwidth.look()
+            return bandwidth.busy
+
+        assert not await after(5)
+        count[0] += 2  # as a move does by itself
+        assert not await after(0.2)
+        assert not await after(2)
+        count[0] += 3
+        assert await after(0.2)
+        assert await after(0.7)
+        assert not await after(0.4)
+        for _ in range(20):
+            count[0] += 1
+            busy = await after(0.2)
+        assert busy
+        assert not await after(1.2)
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize(("busy", "syncs"), [(False, 1), (True, 10)], ids=["idle", "busy"])
+def test_while_clients_are_served_little_waits_for_a_sync_at_once(
+    monkeypatch: pytest.MonkeyPatch, busy: bool, syncs: int
+) -> None:
+    """A log on the same disk waits for what others have written: all of a file at once is too much."""
+    found: list[int] = []
+    sync = _SimulatedFile.sync
+
+    def counted(file: _SimulatedFile) -> None:
+        found.append(1)
+        sync(file)
+
+    monkeypatch.setattr(_SimulatedFile, "sync", counted)
+
+    async def main() -> None:
+        world = world_of(1)
+        world.files.make_directories("/v")
+        data = random.Random(1).randbytes(FILE_BYTES)
+        target = _Target(world, CopiedFile(0, "f", FILE_BYTES, crc32c(data)), "/v/f")
+        most = COPY_UNSYNCED_BYTES_BUSY if busy else COPY_UNSYNCED_BYTES
+        for offset in range(0, FILE_BYTES, 256 * KIB):
+            target.write(offset, memoryview(data)[offset : offset + 256 * KIB], most)
+        target.finish()
+        assert world.files.open("/v/f").read(0, FILE_BYTES) == data
+
+    run_virtual(main)
+    assert abs(len(found) - syncs) <= 1
