@@ -38,7 +38,11 @@ AGAIN_MS = 500
 
 
 class LogEnd(NamedTuple):
-    """Where a survivor's log ends. `chosen`: who won, where it has begun anew already."""
+    """Where a survivor's log ends. `chosen`: who won, where it has begun anew already.
+
+    `generation` is that of the log: a survivor that began one only to be filled, and has not become a voter, has the
+    committed part of an earlier log.
+    """
 
     generation: int
     term: int
@@ -164,7 +168,9 @@ class Forcing:
         standing, _ = self._standing.get(replica, (0, 0))
         if standing != generation:
             raise CallerError(Status.PARTITION_NOT_READY, f"replica {replica} has not come to generation {generation}")
-        return pack([view.generation, view.term(view.last_index()), view.last_index(), 0])
+        voters = view.initial_state()[1].voters
+        rank = view.generation - (replica not in voters)  # who was being filled is behind whoever should fill it
+        return pack([rank, view.term(view.last_index()), view.last_index(), 0])
 
     async def _synced(self, *records: Install | Configuration | State) -> None:
         """Until these records, and all submitted before, are durable."""

@@ -12,7 +12,7 @@ from iotdb_cluster.meta.fields import Fields
 from iotdb_cluster.meta.losses import end_moves, raise_epochs, record, slots_text
 from iotdb_cluster.meta.records import META_GROUP, Group, Loss, Replica, Role
 
-__all__ = ["HANDLERS", "unmet_majorities"]
+__all__ = ["HANDLERS"]
 
 
 def _group(cluster: Cluster, number: int) -> Group:
@@ -77,8 +77,9 @@ def _shaped(cluster: Cluster, index: int, fields: Fields) -> Any:
         if sorted(voters) != target or learners:
             raise refused(f"group {number} is to have the voters {target}: {voters} with {learners} are not them")
         shaped = tuple(replace(replica, role=Role.VOTER) for replica in group.target)
-    if shaped != group.replicas:
-        cluster.groups[number] = replace(group, replicas=shaped, earlier=())
+    known = replace(group, replicas=shaped, earlier=())
+    if known != group:
+        cluster.groups[number] = known
         cluster.changed = index
 
 
@@ -114,12 +115,6 @@ def _remove(cluster: Cluster, index: int, fields: Fields) -> Any:
     cluster.changed = index
 
 
-def unmet_majorities(group: Group, dead: Iterable[int]) -> list[tuple[int, ...]]:
-    """Configurations that meta has authorised (as replica ids) of which the dead ones are a majority."""
-    lost = set(dead)
-    return [members for members in group.configurations if len(lost & set(members)) >= len(members) // 2 + 1]
-
-
 def _force(cluster: Cluster, index: int, fields: Fields) -> Any:
     number, generation, dead = fields.number("group"), fields.number("generation"), set(fields.numbers("dead"))
     accept_loss = bool(fields.number("accept_loss"))
@@ -137,7 +132,7 @@ def _force(cluster: Cluster, index: int, fields: Fields) -> Any:
         )
     if all(2 * len(dead & set(members)) < len(members) for members in group.configurations):
         raise refused(f"a majority of group {number} is alive: it needs no force")
-    unmet, slots = unmet_majorities(group, dead), cluster.owners.slots_of(number)
+    unmet, slots = group.unmet_majorities(dead), cluster.owners.slots_of(number)
     if unmet and not accept_loss:
         raise refused(
             f"the dead replicas {sorted(dead)} were a majority of {list(unmet[0])} of group {number}: what they alone "
@@ -145,7 +140,8 @@ def _force(cluster: Cluster, index: int, fields: Fields) -> Any:
         )
     roles = [replica.role if replica.role is Role.LEARNER else Role.VOTER for replica in survivors]
     replicas = tuple(replace(replica, role=role) for replica, role in zip(survivors, roles, strict=True))
-    cluster.groups[number] = replace(group, generation=generation, replicas=replicas, earlier=())
+    earlier = tuple(dict.fromkeys(group.configurations))
+    cluster.groups[number] = replace(group, generation=generation, replicas=replicas, earlier=earlier)
     end_moves(cluster, number)
     raise_epochs(cluster, number)
     if unmet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -98,7 +99,9 @@ class Group:
     """A Raft group. `generation` grows with each forced reconfiguration.
 
     `founders`: the replica ids that it began with, which every replica's log names in its first mark. `earlier`:
-    targets before the present one, since Raft's configuration was last known: it may still be any of them.
+    targets before the present one, since Raft's configuration was last known: it may still be any of them. After a
+    force also those of the generation before, until the survivors are known to be voters: till then one of them alone
+    may have what was acknowledged.
     """
 
     id: int
@@ -134,7 +137,12 @@ class Group:
     @property
     def settled(self) -> bool:
         """Raft's configuration is the target, and meta has been told so."""
-        return all(replica.role in (Role.VOTER, Role.LEARNER) for replica in self.replicas)
+        return not self.earlier and all(replica.role in (Role.VOTER, Role.LEARNER) for replica in self.replicas)
+
+    def unmet_majorities(self, dead: Iterable[int]) -> list[tuple[int, ...]]:
+        """The configurations of which these replica ids, and those that were forced out, are a majority."""
+        alive = {replica.id for replica in self.replicas} - set(dead)
+        return [members for members in self.configurations if len(set(members) - alive) >= len(members) // 2 + 1]
 
     def replica_of(self, node: int) -> Replica | None:
         """The node's replica of this group."""

@@ -178,9 +178,8 @@ def _lost(cluster: ClusterView, group: GroupView) -> tuple[int, ...]:
 
 def _forcible(cluster: ClusterView, group: GroupView) -> bool:
     """Whether the survivors meet every majority of each configuration that meta has authorised: nothing is lost."""
-    lost = set(_lost(cluster, group))
-    survivors = len(group.replicas) > len(lost)
-    return survivors and all(len(lost & set(members)) < len(members) // 2 + 1 for members in group.configurations)
+    alive = {replica.id for replica in group.replicas} - set(_lost(cluster, group))
+    return bool(alive) and all(len(set(members) - alive) < len(members) // 2 + 1 for members in group.configurations)
 
 
 def _forced(cluster: ClusterView) -> list[Step]:
@@ -257,6 +256,9 @@ def waiting_for(cluster: ClusterView) -> list[str]:
                 "and accept the loss"
             )
         elif not group.settled:
+            if all(replica.settled for replica in group.replicas):
+                texts.append(f"group {group.id} begins generation {group.generation} with its survivors")
+                continue
             joining = sorted(r.node for r in group.replicas if r.wanted and not r.settled)
             leaving = sorted(r.node for r in group.replicas if not r.wanted)
             texts.append(f"group {group.id} changes its members: {joining} join, {leaving} leave")

@@ -44,7 +44,7 @@ class GroupView:
 
     @property
     def settled(self) -> bool:
-        return all(replica.settled for replica in self.replicas)
+        return not self.earlier and all(replica.settled for replica in self.replicas)
 
     @property
     def configurations(self) -> tuple[tuple[int, ...], ...]:

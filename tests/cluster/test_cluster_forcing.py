@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from iotdb_cluster.cluster.forcing import LogEnd, winner
+from iotdb_cluster.cluster.forcing import Forcing, LogEnd, winner
+from iotdb_cluster.packing import pack, unpack
+from iotdb_cluster.raft import ConfState
 
 
 def logs_of(rng: random.Random, size: int) -> tuple[list[list[int]], list[int]]:
@@ -51,3 +55,32 @@ def test_the_log_that_wins_has_all_that_was_committed(seed: int) -> None:
 
 def test_a_later_generation_wins_whatever_its_terms() -> None:
     assert winner({7: LogEnd(1, 9, 900), 3: LogEnd(2, 8, 10), 5: LogEnd(2, 8, 10)}) == 3
+
+
+async def test_who_was_being_filled_is_behind_who_was_to_fill_it() -> None:
+    """Replica 2 began generation 2 with what it knew to be committed; replica 1, which has won it, had no time to."""
+    logs = {1: (1, 100, ConfState((1, 2, 3, 4))), 2: (2, 60, ConfState((1,), (2,)))}
+    views = {
+        replica: SimpleNamespace(
+            generation=generation,
+            chosen=1,
+            last_index=lambda last=last: last,
+            term=lambda _: 5,
+            initial_state=lambda conf=conf: (None, conf),
+        )
+        for replica, (generation, last, conf) in logs.items()
+    }
+    log: Any = SimpleNamespace(replicas=lambda: list(views), view=views.__getitem__)
+    nothing: Any = None
+    forcing = Forcing(nothing, log, nothing, nothing)
+    ends = {}
+    for replica in views:
+        forcing._standing[replica] = (3, 0)
+        asked = memoryview(pack({"group": 1, "generation": 3, "replica": replica}))
+        answer, _ = unpack(await forcing._end_call(asked, nothing))
+        ends[replica] = LogEnd(*answer)
+    assert ends == {1: LogEnd(1, 5, 100), 2: LogEnd(1, 5, 60)}
+    assert winner(ends) == 1
+    views[2].initial_state = lambda: (None, ConfState((1, 2)))  # it was promoted: it has all of that
+    answer, _ = unpack(await forcing._end_call(asked, nothing))
+    assert LogEnd(*answer).generation == 2

@@ -79,6 +79,12 @@ class Forced(Trial):
             assert sorted(forced["left_out"]) == sorted(lost), forced
             self.refused(through, f"every member of group {group.id} answers: it needs no force", group=group.id)
 
+    def accept(self) -> None:
+        """What was acknowledged so far may be lost."""
+        for series, points in self.acknowledged.items():
+            self.maybe.setdefault(series, {}).update(points)
+        self.acknowledged.clear()
+
     def settled(self, node: int) -> None:
         """Every survivor is a voter again, and meta says so."""
 
@@ -226,9 +232,7 @@ def test_the_only_copy_of_slots_is_lost_and_they_begin_anew() -> None:
         trial.until(lambda: trial.state().change is None and not [
             group for group in trial.state().storage_groups(dropping=True) if group.dropping
         ])  # fmt: skip
-        for series, points in trial.acknowledged.items():
-            trial.maybe.setdefault(series, {}).update(points)
-        trial.acknowledged.clear()
+        trial.accept()
         trial.until(lambda: sum(map(len, trial.acknowledged.values())) > 60)
         session = SimulatedClient(trial.world, smoke._name(one), smoke.CLIENT_PORT)
         trial.simulation.run(session.execute("DELETE FROM root.shape1.*.* WHERE time >= 100000000"), 60_000)
@@ -236,3 +240,38 @@ def test_the_only_copy_of_slots_is_lost_and_they_begin_anew() -> None:
         trial.verify()
         told = trial.ask(one, {"command": "migration"})
         assert [loss[1:] for loss in told["losses"]] == [[victim, [victim], answer["lost"]]]
+
+
+def test_an_old_majority_comes_back_and_changes_nothing() -> None:
+    """Of data groups: its nodes are members still, among themselves they are a majority of the generation before."""
+    with Forced(40, replication=3, nodes=5) as trial:
+        trial.simulation.run_until(2_000)
+        lost = [1, 2]
+        for node in lost:  # else they would know nothing without a majority of the meta group
+            machine = trial.nodes[node]._meta_machine
+            machine.checkpoint_asked = True
+            trial.until(lambda machine=machine: machine.checkpointed > 1)  # type: ignore[misc]
+            trial.lose(node)
+        one = trial.numbers[0]
+        gone = [(r.node, r.id) for number in (1, 5) for r in trial.record(number).replicas if r.node in lost]
+        for number in (1, 5):
+            answer = trial.ask(one, {"command": "force-group", "group": number, "accept_loss": True})
+            assert answer["generation"] == 2, answer
+        trial.accept()
+        trial.until(lambda: sum(map(len, trial.acknowledged.values())) > 40)
+        names = {smoke._name(node) for node in lost}
+        trial.simulation.network.partition(names, {smoke._name(node) for node in trial.numbers} | {"client"})
+        for node in lost:
+            trial.simulation.restart(smoke._name(node))
+        trial.until(lambda: set(lost) <= {node for node, group in trial.groups(1).items() if group.leader_node})
+        assert {trial.groups(1)[node].generation for node in lost} == {1}  # nobody has told them
+        trial.simulation.run_until(2_000)
+        trial.simulation.network.heal()
+        trial.until(lambda: all(trial.deleted(node, replica) for node, replica in gone))
+        trial.numbers = sorted([*trial.numbers, *lost])
+        answer = trial.ask(lost[0], {"command": "set-replication", "replication": 3})
+        assert answer["change"]
+        trial.until(lambda: trial.state().change is None and all(map(trial.shaped, range(1, 6))), 240_000)
+        assert {len(trial.record(number).nodes) for number in range(1, 6)} == {3}
+        trial.restart_all()
+        trial.verify()

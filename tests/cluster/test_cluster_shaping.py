@@ -170,10 +170,10 @@ class Trial:
         """The replicas of a group on lost nodes."""
         return [replica.id for replica in self.record(number).replicas if replica.node not in self.numbers]
 
-    def force(self, number: int) -> None:
+    def force(self, number: int, accept_loss: bool = False) -> None:
         """The rest of a group begins its next generation."""
         generation, dead = self.record(number).generation + 1, self.dead(number)
-        self.decide(lambda request: commands.force_group(request, number, generation, dead))
+        self.decide(lambda request: commands.force_group(request, number, generation, dead, accept_loss))
 
     # --- groups -------------------------------------------------------------------------------------------------------
 
@@ -356,7 +356,9 @@ def test_a_survivor_that_dies_before_the_rest_has_begun_anew_is_waited_for_by_no
         trial.decide(lambda request: commands.force_group(request, 1, 2, dead))
         trial.simulation.run_until(5_000)
         assert not trial.leader(1)
-        trial.force(1)
+        with pytest.raises(CallerError, match=r"were a majority of .* say --accept-loss"):  # he may have had it alone
+            trial.force(1)
+        trial.force(1, accept_loss=True)
         trial.until(lambda: trial.leader(1) != 0, 20_000)
         assert {group.generation for group in trial.groups(1).values()} == {3}
 

@@ -88,7 +88,9 @@ class History:
 
     def majority_up(self, group: Group) -> bool:
         up = {replica.id for replica in group.replicas if replica.node not in self.down}
-        return all(2 * len(up & set(members)) > len(members) for members in group.configurations)
+        known = {replica.id for replica in group.replicas}
+        now = [members for members in group.configurations if set(members) <= known]  # of this generation
+        return all(2 * len(up & set(members)) > len(members) for members in now)
 
     def look(self) -> None:
         state = self.state
@@ -165,9 +167,9 @@ class History:
         dead = {one.id for one in self.state.nodes if one.dead} | {node}
         for group in (*self.state.groups, self.state.meta_group):
             assert group is not None
-            lost = {replica.id for replica in group.replicas if replica.node in dead}
+            alive = {replica.id for replica in group.replicas if replica.node not in dead}
             for members in group.configurations:
-                if len(lost & set(members)) > len(members) // 2:
+                if len(set(members) - alive) > len(members) // 2:
                     return False
         return self.may_fall(node)
 
