@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -21,6 +21,7 @@ from iotdb_cluster.cluster.log.record import (
 from iotdb_cluster.errors import check
 from iotdb_cluster.limits import LOG_READ_AHEAD_BYTES, LOG_READ_AHEAD_RUNS
 from iotdb_cluster.raft import (
+    ENTRY_OVERHEAD_BYTES,
     NO_ENTRIES,
     Compacted,
     ConfState,
@@ -66,36 +67,49 @@ class Reads(Protocol):
 
 
 class EntryCache:
-    """Runs of entries by their position, for all replicas of a node; the oldest go first."""
+    """Runs of entries by their position, for all replicas of a node; the oldest go first.
+
+    A run of one entry, of which there can be tens of thousands, is held as a tuple of numbers and bytes: the garbage
+    collector looks at that once, and then never again.
+    """
 
     def __init__(self, bytes_max: int, entries_max: int) -> None:
         self._bytes_max = bytes_max
         self._entries_max = entries_max
-        self._runs: OrderedDict[Position, Entries] = OrderedDict()
+        # An entry's index, term, kind and payload, or a run.
+        self._runs: OrderedDict[Position, tuple[int, int, int, bytes] | Entries] = OrderedDict()
         self.bytes_held = 0
         self.entries_held = 0
 
     def get(self, position: Position) -> Entries | None:
-        return self._runs.get(position)
+        found = self._runs.get(position)
+        if isinstance(found, tuple):
+            index, term, kind, payload = found
+            return Entries(index, [term], [kind], [payload])
+        return found
 
     def put(self, position: Position, entries: Entries) -> None:
-        size = entries.byte_size
         runs = self._runs
         if position in runs:
-            self.drop(position)
-        runs[position] = entries
-        self.bytes_held += size
+            self.drop((position,))
+        if len(entries.terms) == 1:
+            # Plain numbers: a member of an Enum would keep the tuple under the collector's eyes.
+            runs[position] = (entries.first, entries.terms[0], int(entries.kinds[0]), entries.data[0])
+        else:
+            runs[position] = entries
+        self.bytes_held += entries.byte_size
         self.entries_held += len(entries.terms)
         while self.bytes_held > self._bytes_max or self.entries_held > self._entries_max:
-            _, oldest = runs.popitem(last=False)
-            self.bytes_held -= oldest.byte_size
-            self.entries_held -= len(oldest.terms)
+            self.drop((next(iter(runs)),))
 
-    def drop(self, *positions: Position) -> None:
+    def drop(self, positions: Iterable[Position]) -> None:
         pop = self._runs.pop
         for position in positions:
             found = pop(position, None)
-            if found is not None:
+            if isinstance(found, tuple):
+                self.bytes_held -= len(found[3]) + ENTRY_OVERHEAD_BYTES
+                self.entries_held -= 1
+            elif found is not None:
                 self.bytes_held -= found.byte_size
                 self.entries_held -= len(found.terms)
 
@@ -307,7 +321,7 @@ class ReplicaLog:
     def forget_entries(self) -> None:
         """No entry is left; the marks stay."""
         self._handed = None
-        self._cache.drop(*self._positions[self._head :])
+        self._cache.drop(self._positions[self._head :])
         self._head = 0
         runs = (self._firsts, self._positions, self._lengths, self._crcs)
         for values in (*runs, self._term_firsts, self._terms, self._changes):
@@ -342,7 +356,7 @@ class ReplicaLog:
         self._handed = None
         firsts = self._firsts
         while len(firsts) > self._head and firsts[-1] >= index:
-            self._cache.drop(self._positions[-1])
+            self._cache.drop((self._positions[-1],))
             del firsts[-1], self._positions[-1], self._lengths[-1], self._crcs[-1]
         while self._term_firsts and self._term_firsts[-1] >= index:
             del self._term_firsts[-1], self._terms[-1]
@@ -356,7 +370,7 @@ class ReplicaLog:
             self.forget_entries()
             return
         head = bisect_right(self._firsts, index + 1, self._head) - 1
-        self._cache.drop(*self._positions[self._head : head])
+        self._cache.drop(self._positions[self._head : head])
         self._head = max(self._head, head)
         self._handed = None
         if self._head > _TRIM_RUNS and self._head * 2 > len(self._firsts):
