@@ -11,6 +11,7 @@ replica, u64 term, u64 log term, u64 index and u64 commit of an append message, 
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, starmap
@@ -27,6 +28,8 @@ from iotdb_cluster.raft import COMMITTED, NEWS, REFUSED, SPOKEN, TAKEN, Entries,
 
 __all__ = ["Acks", "AppendRow", "Appends", "LoneEntries"]
 
+BUSY_GROUPS = 8  # with so many groups in a turn, the next turn is soon, and has entries
+NEWS_TURNS_MAX = 4  # of such turns for which the news of a commit waits
 SUBMISSION_BYTES_MAX = MIB  # of payloads that are written together, whatever the turn has
 _COUNT = struct.Struct(">I")
 _APPEND = struct.Struct(">IIQQQQQQI")
@@ -124,6 +127,8 @@ class LoneEntries:
         self._written: dict[int, tuple[Group, int, int, int]] = {}  # group, term, index, leader
         self._bytes = 0
         self._due: dict[int, Group] = {}  # groups that have something to apply, or to tell
+        self._untold: dict[int, Group] = {}  # groups in which members are to hear what is committed
+        self._held: deque[dict[int, Group]] = deque()  # the same, of busy turns before
         self.leaves_out: Callable[[Group], bool] | None = None  # whether a group takes no entries at the moment
         # Whether a member's replica lives on a node.
         self.is_of: Callable[[Group, int, int], bool] = lambda group, replica, node: group.nodes.get(replica) == node
@@ -145,6 +150,8 @@ class LoneEntries:
                 row = (number, generation, member, replica, term, log_term, index - 1, commit, len(payload))
                 self._outbox.append(node, group, row, payload)
         self._write(group, entry, 0)
+        if group.news_owed:
+            group.news_owed.clear()  # the entry goes with the commit index
         self._later()
         return term, index
 
@@ -190,6 +197,17 @@ class LoneEntries:
             self._wake(group)
         self._due[group.id] = group
         self._later()
+
+    def _tell_members(self, busy: bool) -> None:
+        """In a busy time an entry that follows soon takes the news of a commit along; a quiet turn tells all."""
+        self._held.append(self._untold)
+        self._untold = {}
+        while len(self._held) > (NEWS_TURNS_MAX if busy else 0):
+            for group in self._held.popleft().values():
+                if group.news_owed and not group.closed:
+                    self._tell(group)
+        if self._held:
+            self._later()
 
     def _tell(self, group: Group) -> None:
         """Tell members what is committed; who is not known to have it hears of it when its acknowledgement comes."""
@@ -289,6 +307,7 @@ class LoneEntries:
         for group in due.values():
             if not group.closed:
                 self._settle(group)
+        self._tell_members(len(due) >= BUSY_GROUPS)
 
     def _settle(self, group: Group) -> None:
         raw = group.raw
@@ -298,7 +317,7 @@ class LoneEntries:
             if raw.lone_applied(entries):
                 self._wake(group)  # one run of entries a turn
         if group.news_owed:
-            self._tell(group)
+            self._untold[group.id] = group
         if raw.commit - group.stored.commit >= COMMITS_UNSAVED:
             group.stored = raw.handed_state
             self._records.append(State(group.replica, group.stored))

@@ -12,7 +12,7 @@ from iotdb_cluster.errors import NotLeader, OutcomeUnknown
 from iotdb_cluster.limits import KIB
 from iotdb_cluster.raft import Entries, MessageType
 from iotdb_cluster.simulation import VirtualLoop
-from tests.cluster.shell import Cluster, run_virtual, watch_reads
+from tests.cluster.shell import TICK_MS, Cluster, run_virtual, watch_reads
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -278,6 +278,32 @@ def test_who_waits_for_an_index_and_gives_up_leaves_nothing_behind() -> None:
                 await cluster.drivers[node].wait_applied(cluster.groups[node], 1_000)
         await asyncio.sleep(0.5)
         assert not cluster.groups[node].apply_waiting
+        await cluster.close()
+
+    run_virtual(main)
+
+
+def test_the_news_of_a_commit_goes_with_the_next_entry_or_soon_by_itself() -> None:
+    """With many busy groups the next entry takes it along; the last ones are told without waiting for a tick."""
+
+    async def main() -> None:
+        groups, entries = 40, 10
+        cluster = Cluster(5, group_count=groups)
+        await cluster.start()
+        await asyncio.sleep(3)
+
+        async def client(number: int) -> None:
+            (node,) = [node for node, every in cluster.every.items() if every[number].leads]
+            for entry in range(entries):
+                (future,) = cluster.drivers[node].propose(cluster.every[node][number], [b"%d" % entry])
+                await future
+
+        cluster.delivered.clear()
+        await asyncio.gather(*map(client, range(7, 7 + groups)))
+        assert 0 < cluster.delivered["Commits"] < groups * entries  # each could be two: the members beside the leader
+        await asyncio.sleep(TICK_MS / 2000)
+        for every in cluster.every.values():
+            assert all(group.applied == group.raw.last_index for group in every.values())
         await cluster.close()
 
     run_virtual(main)
