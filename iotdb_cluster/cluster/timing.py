@@ -247,7 +247,7 @@ class Timing:
         peer = self._peers.get(node)
         if peer is not None and peer.beats_alive:
             peer.beats_alive = False
-            self._released(peer.receiver.held())
+            self._released(peer.receiver.held(), for_good=False)  # it may be there still, or again
         for group in list(self._groups.values()):
             raw = group.raw
             if raw.role is Role.FOLLOWER and raw.leader and group.nodes.get(raw.leader) == node:

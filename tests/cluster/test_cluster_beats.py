@@ -396,3 +396,25 @@ def test_a_leader_whose_process_has_ended_is_waited_for_no_longer(quiet: bool) -
 
 async def _append(found: list[float], outage: Awaitable[float]) -> None:
     found.append(await outage)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_leader_that_was_said_to_be_gone_and_is_not_is_followed_again(seed: int) -> None:
+    """Its beats went on all the time: they must not pass for being followed by whoever has stood for election."""
+
+    async def main() -> None:
+        cluster = Cluster(seed, group_count=8)
+        watch = Watch(cluster)
+        await cluster.start()
+        await all_led(cluster)
+        await asyncio.sleep(3)
+        node = watch.leader_of(7)
+        doubter = next(other for other in cluster.every if other != node)
+        cluster.drivers[doubter].gone(node)
+        await asyncio.sleep(3)
+        for every in cluster.every.values():
+            assert all(group.raw.leader for group in every.values())
+        assert ticked(cluster) == 0
+        await cluster.close()
+
+    run_virtual(main)
