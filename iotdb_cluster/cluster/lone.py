@@ -316,11 +316,11 @@ class LoneEntries:
             self._apply(group, entries)
             if raw.lone_applied(entries):
                 self._wake(group)  # one run of entries a turn
+            if raw.commit - group.stored.commit >= COMMITS_UNSAVED:
+                group.stored = raw.handed_state
+                self._records.append(State(group.replica, group.stored))
         if group.news_owed:
             self._untold[group.id] = group
-        if raw.commit - group.stored.commit >= COMMITS_UNSAVED:
-            group.stored = raw.handed_state
-            self._records.append(State(group.replica, group.stored))
 
     def submit(self) -> None:
         """Hand the log what there is for it; before anything else of these groups is handed to it."""

@@ -304,8 +304,9 @@ class RaftLog:
                 if following is None or entries.byte_size + following.byte_size > room:
                     break
                 entries = entries.concat(self._lone.pop(index))
-        last = entries.last
-        check(low <= last < end, "entries up to %d are given for [%d, %d)", last, low, end)
+        last = low + len(entries.terms) - 1
+        if not low == entries.first <= last < end:
+            check(False, "entries %d to %d are given for [%d, %d)", entries.first, last, low, end)
         self.applying = last
         self.applying_bytes += entries.byte_size
         self.applying_paused = self.applying_bytes >= self.applying_bytes_max or last + 1 < end

@@ -467,14 +467,19 @@ class RawNode:
         commit = log.committed
         if commit != hard[2]:
             check(commit > hard[2], "replica %d: commit %d after %d", raft.id, commit, hard[2])
-            self._hard = HardState(hard[0], hard[1], commit)
+            self._hard = tuple.__new__(HardState, (hard[0], hard[1], commit))
         return log.take_durable_committed()
 
     def lone_applied(self, entries: Entries) -> bool:
         """The state machine has applied the entries of `lone_committed`; whether there is a `Ready` now."""
         raft = self._raft
-        raft.entries_applied(entries)
-        return bool(raft.messages or raft.after_append) or raft.log.has_durable_committed
+        log = raft.log
+        if raft.configuration.auto_leave:
+            raft.entries_applied(entries)
+        else:  # the same, at once
+            log.applied_to(entries.first + len(entries.terms) - 1, entries.byte_size)
+            raft.uncommitted_bytes = max(0, raft.uncommitted_bytes - entries.payload_bytes)
+        return bool(raft.messages or raft.after_append) or (log.applying < log.committed and log.has_durable_committed)
 
     @property
     def applies(self) -> bool:
