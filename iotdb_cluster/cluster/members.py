@@ -16,6 +16,7 @@ from iotdb_cluster.cluster.conductor import EXILE_CALL, Conductor, described
 from iotdb_cluster.cluster.joining import JOIN_CALL
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.meta_forcing import REACH_CALL
+from iotdb_cluster.cluster.peers import NodePeers
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
 from iotdb_cluster.cluster.startup import Removed
 from iotdb_cluster.data import runs_of
@@ -55,6 +56,7 @@ class Members:
         settings: Settings,
         meta: MetaAccess,
         calls: Calls,
+        peers: NodePeers,
         leaders: Leaders,
         conductor: Conductor,
         moves: Callable[[], Awaitable[list[dict[str, Any]]]],
@@ -64,10 +66,12 @@ class Members:
         self._settings = settings
         self._meta = meta
         self._calls = calls
+        self._peers = peers
         self._leaders = leaders
         self._conductor = conductor
         self._moves = moves
         self._fault = fault
+        self._told_alone = False  # an operator reads once that nobody is reached
         self.commands: Mapping[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "migration": self._migration,
             "remove-node": self._remove_node,
@@ -226,7 +230,8 @@ class Members:
         del deadline
         head, _ = unpack(body)
         state, node = self._meta.state, int(head["node"])
-        return pack({"removed": state.bootstrapped and (state.removed_node(node) or state.left_out(node))})
+        removed = state.bootstrapped and (state.removed_node(node) or state.left_out(node))
+        return pack({"removed": removed, "incarnations": [one.incarnation for one in state.nodes if one.registered]})
 
     async def run(self) -> None:
         """Until cancelled: a node that hears nothing of the meta group asks whether it was removed."""
@@ -250,16 +255,39 @@ class Members:
                 logger.debug("node %d, which is out of the meta group, is not there: %s", node, error)
 
     async def _was_removed(self) -> bool:
-        body = pack({"node": self._calls.node})
-        for node in self._meta.state.nodes:
-            if node.id == self._calls.node:
-                continue
+        """Members are asked where they were; where none is there any more, the seeds of the configuration."""
+        body, me = pack({"node": self._calls.node}), self._calls.node
+        nodes = [node for node in self._meta.state.nodes if node.id != me]
+        answered = False
+        for node in nodes:
             try:
                 head, _ = unpack(await self._calls.call(node.id, MEMBER_CALL, body, self._deadline(PROBE_MS)))
             except CallerError:
                 continue
+            answered = True
             if head["removed"]:
                 return True
+        return not answered and await self._seeds_say_removed(body, {node.incarnation for node in nodes} - {0})
+
+    async def _seeds_say_removed(self, body: bytes, known: set[int]) -> bool:
+        """`known`: incarnations of members; who knows none of them is of another cluster, whatever its name."""
+        me = self._settings.address
+        answered = False
+        for seed in [seed for seed in self._settings.seeds if seed.name != me.name]:
+            try:
+                head, _ = unpack(await self._peers.call_stranger(seed, MEMBER_CALL, body, PROBE_MS))
+            except CallerError:
+                continue
+            if known & set(head.get("incarnations", ())):
+                answered = True
+                if head["removed"]:
+                    return True
+        if not answered and not self._told_alone:
+            self._told_alone = True
+            logger.warning(
+                "no member of the cluster is reached, neither where this node knows them nor at the seeds of its "
+                "configuration: where they have other addresses by now, name one of them in seed_nodes"
+            )
         return False
 
     # --- how far it is ------------------------------------------------------------------------------------------------

@@ -419,9 +419,8 @@ class Node:
             self._shaping.waiting,
         )
         moves, conductor = self._migration.moving.everywhere, self._conductor
-        members = Members(
-            self._world, self._settings, self._meta, self._calls, self._leaders, conductor, moves, self._fault
-        )
+        rooms = (self._meta, self._calls, self._peers, self._leaders)
+        members = Members(self._world, self._settings, *rooms, conductor, moves, self._fault)
         archive = self._archive()
         forcing = MetaForcing(self._world, self._log, self._replicas, self._meta_machine, self._calls, self._addresses)
         for one in (self._overview, members, archive, forcing):
