@@ -57,6 +57,7 @@ class Members:
         meta: MetaAccess,
         calls: Calls,
         peers: NodePeers,
+        addresses: dict[int, NodeAddress],
         leaders: Leaders,
         conductor: Conductor,
         moves: Callable[[], Awaitable[list[dict[str, Any]]]],
@@ -67,6 +68,7 @@ class Members:
         self._meta = meta
         self._calls = calls
         self._peers = peers
+        self._addresses = addresses
         self._leaders = leaders
         self._conductor = conductor
         self._moves = moves
@@ -231,7 +233,8 @@ class Members:
         head, _ = unpack(body)
         state, node = self._meta.state, int(head["node"])
         removed = state.bootstrapped and (state.removed_node(node) or state.left_out(node))
-        return pack({"removed": removed, "incarnations": [one.incarnation for one in state.nodes if one.registered]})
+        nodes = [[one.id, one.incarnation, one.start, *one.address] for one in state.nodes if one.registered]
+        return pack({"removed": removed, "nodes": nodes})
 
     async def run(self) -> None:
         """Until cancelled: a node that hears nothing of the meta group asks whether it was removed."""
@@ -267,10 +270,23 @@ class Members:
             answered = True
             if head["removed"]:
                 return True
-        return not answered and await self._seeds_say_removed(body, {node.incarnation for node in nodes} - {0})
+            self._learn(head)
+        return not answered and await self._seeds_say_removed(body)
 
-    async def _seeds_say_removed(self, body: bytes, known: set[int]) -> bool:
-        """`known`: incarnations of members; who knows none of them is of another cluster, whatever its name."""
+    def _learn(self, head: Mapping[str, Any]) -> bool:
+        """Where members are by now; False where whoever tells knows none of ours: it is another cluster's."""
+        ours = False
+        for number, incarnation, start, *address in head.get("nodes", ()):
+            known = self._meta.state.node(number)
+            if known is None or known.incarnation != incarnation or number == self._calls.node:
+                continue
+            ours = True
+            if start > known.start and self._addresses.get(number) != NodeAddress(*address):
+                logger.info("node %d is at %s by now", number, NodeAddress(*address).name)
+                self._addresses[number] = NodeAddress(*address)
+        return ours
+
+    async def _seeds_say_removed(self, body: bytes) -> bool:
         me = self._settings.address
         answered = False
         for seed in [seed for seed in self._settings.seeds if seed.name != me.name]:
@@ -278,7 +294,7 @@ class Members:
                 head, _ = unpack(await self._peers.call_stranger(seed, MEMBER_CALL, body, PROBE_MS))
             except CallerError:
                 continue
-            if known & set(head.get("incarnations", ())):
+            if self._learn(head):
                 answered = True
                 if head["removed"]:
                     return True

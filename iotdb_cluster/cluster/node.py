@@ -419,7 +419,7 @@ class Node:
             self._shaping.waiting,
         )
         moves, conductor = self._migration.moving.everywhere, self._conductor
-        rooms = (self._meta, self._calls, self._peers, self._leaders)
+        rooms = (self._meta, self._calls, self._peers, self._addresses, self._leaders)
         members = Members(self._world, self._settings, *rooms, conductor, moves, self._fault)
         archive = self._archive()
         forcing = MetaForcing(self._world, self._log, self._replicas, self._meta_machine, self._calls, self._addresses)
