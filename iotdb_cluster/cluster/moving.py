@@ -428,12 +428,11 @@ class Moving:
 
     async def everywhere(self) -> list[dict[str, Any]]:
         """Every move that is under way, by move: as its driver sees it; one that nobody drives says so."""
-        found = {
-            move.id: asdict(
-                MoveProgress(move.id, move.giver, move.receiver, len(move.slots), "waits", waits_for="nobody drives it")
-            )
-            for move in self._meta.state.moves
-        }
+        found = {}
+        for move in self._meta.state.moves:
+            why = f"group {move.receiver} has no leader that could be asked: it drives the move"
+            shown = MoveProgress(move.id, move.giver, move.receiver, len(move.slots), "waits", waits_for=why)
+            found[move.id] = asdict(shown)
 
         async def ask(node: int) -> None:
             try:

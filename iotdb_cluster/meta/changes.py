@@ -12,7 +12,7 @@ from iotdb_cluster.meta.cluster import Cluster, refused
 from iotdb_cluster.meta.fields import Fields, move_of
 from iotdb_cluster.meta.records import META_GROUP, Change, ChangeKind, NodeState, WantedMove
 
-__all__ = ["HANDLERS", "UNDER_WAY", "begin_or_alter", "none_under_way", "require_change"]
+__all__ = ["HANDLERS", "UNDER_WAY", "begin_or_alter", "may_begin", "require_change"]
 
 UNDER_WAY = "the previous membership change has not finished"
 _TEXTS = {
@@ -24,13 +24,25 @@ _TEXTS = {
 }
 
 
-def none_under_way(cluster: Cluster) -> None:
-    """Raises where a change is under way."""
+def may_begin(cluster: Cluster, newcomer: int | None = None) -> None:
+    """Raises where a change is under way, or where programs of different levels run (`newcomer`: that of who joins).
+
+    The older may not know what a change of members puts into the logs of groups.
+    """
     change = cluster.change
     if change is not None:
         raise refused(
             f"{UNDER_WAY} ({_TEXTS[change.kind].format(change.node)}): try again "
             "when it has; nodetool migration shows how far it is, and a node that it waits for can be removed as dead"
+        )
+    known = {node.id: node.level for node in cluster.nodes.values() if node.start and not node.dead}
+    newest = max([*known.values(), newcomer or 0], default=0)
+    older = [identifier for identifier, level in sorted(known.items()) if level < newest]
+    if older:
+        names = ", ".join(map(str, older))
+        raise refused(
+            f"the programs of these nodes are older than another one's, which knows level {newest}: {names}; upgrade "
+            "them first, then change the members"
         )
 
 
@@ -68,7 +80,7 @@ def _set_replication(cluster: Cluster, index: int, fields: Fields) -> Any:
     replication = fields.number("replication")
     if replication < 1:
         raise CallerError(Status.ILLEGAL_PARAMETER, f"a replication number of {replication}: it must be above 0")
-    none_under_way(cluster)
+    may_begin(cluster)
     if replication == cluster.replication and _complete(cluster):
         return {"change": 0}
     cluster.settings = {**cluster.settings, "replication": replication}
@@ -93,7 +105,7 @@ def _wanted(cluster: Cluster, items: list[Any]) -> tuple[WantedMove, ...]:
 
 
 def _rebalance(cluster: Cluster, index: int, fields: Fields) -> Any:
-    none_under_way(cluster)
+    may_begin(cluster)
     wanted = _wanted(cluster, fields.items("moves"))
     if not wanted:
         return {"change": 0}

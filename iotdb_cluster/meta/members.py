@@ -8,7 +8,7 @@ from typing import Any
 
 from iotdb_cluster.errors import CallerError
 from iotdb_cluster.limits import SLOT_SALT
-from iotdb_cluster.meta.changes import begin_or_alter, none_under_way, require_change
+from iotdb_cluster.meta.changes import begin_or_alter, may_begin, require_change
 from iotdb_cluster.meta.cluster import META_VOTERS_MAX, Cluster, refused
 from iotdb_cluster.meta.fields import Fields, address_of
 from iotdb_cluster.meta.losses import begin_anew, only_copies, slots_text
@@ -130,7 +130,7 @@ def _join(cluster: Cluster, index: int, fields: Fields) -> Any:
             raise refused(f"node {replaces} is not found in the cluster, so it cannot be replaced")
         _may_die(cluster, replaced)
     if replaced is None or not replaced.stays:
-        none_under_way(cluster)
+        may_begin(cluster, level)
     identifier = cluster.take_node()
     cluster.nodes[identifier] = Node(identifier, address, incarnation, start, level, NodeState.JOINING)
     if replaced is not None:
@@ -194,7 +194,7 @@ def leave(cluster: Cluster, index: int, fields: Fields, schemas_in: Callable[[se
             f"and the storage groups whose schema lies in them are dropped whole ({_shown(paths)})"
         )
     if not dead:
-        none_under_way(cluster)
+        may_begin(cluster)
     cluster.nodes[identifier] = replace(node, state=NodeState.LEAVING, dead=dead or node.dead)
     value: dict[str, Any] = {}
     if lost:

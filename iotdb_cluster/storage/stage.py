@@ -80,10 +80,12 @@ class Stage:
         return f"{self.directory}/{name}"
 
     def make_unit(self, name: str) -> str:
-        """The same, and it is there; the stage is not whole any more, for files may change."""
+        """The same, and it is there, durably with `finish`; the stage is not whole any more, for files may change."""
         self._unmark()
         path = self.unit_directory(name)
-        make_directory(self._files, path)
+        with disk_faults(path):
+            if not self._files.exists(path):
+                self._files.make_directories(path)
         return path
 
     def holds(self, name: str, file: FileInfo) -> bool:

@@ -502,3 +502,34 @@ def test_a_wish_to_be_ready_that_is_heard_late_moves_nothing_that_is_not_staged(
         trial.until_over(trial.begin(giver, giver % 3 + 1, trial.held(giver)))
         assert late[0].done()
         trial.verify()
+
+
+@pytest.mark.parametrize("silent", ["giver", "receiver"])
+def test_a_move_of_which_a_group_has_no_leader_waits_and_says_so_and_holds_up_nothing_else(silent: str) -> None:
+    """One replica a group: the groups of the node that is down have no leader, all others go on."""
+    with Trial(1, replication=1) as trial:
+        trial.simulation.run(trial.write(60, 1), 60_000)
+        down, up, other = trial.leader(1), trial.leader(2), trial.leader(3)
+        assert (down, up, other) == (1, 2, 3)
+        giver, receiver = (1, 2) if silent == "giver" else (2, 1)
+        slots, theirs = trial.held(giver)[:3], list(trial.state().table.slots_of(3)[:5])
+        trial.simulation.crash(NAMES[0])
+        trial.simulation.run_until(3_000)
+        move = trial.begin(giver, receiver, slots)
+        trial.simulation.run_until(3_000)
+
+        async def shown() -> list[Any]:
+            answer = await ask_admin(trial.world, NAMES[2], smoke.NODETOOL_PORT + 3, {"command": "migration"})
+            return [one for one in answer["moves"] if one["move"] == move]
+
+        (one,) = trial.simulation.run(shown(), 10_000)
+        assert one["waits_for"], one
+        assert "group 1" in one["waits_for"] or "node1" in one["waits_for"] or "node 1" in one["waits_for"], one
+        trial.until_over(trial.begin(3, 2, theirs))  # another move comes to its end meanwhile
+        assert {trial.state().table.owner(slot)[0] for slot in theirs} == {2}
+        session = SimulatedClient(trial.world, NAMES[1], smoke.CLIENT_PORT, 30_000)
+        assert trial.simulation.run(session.query("SHOW STORAGE GROUP"), 10_000)
+        trial.simulation.restart(NAMES[0])
+        trial.until_over(move)
+        assert {trial.state().table.owner(slot)[0] for slot in slots} == {receiver}
+        trial.verify()

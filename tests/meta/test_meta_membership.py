@@ -39,6 +39,22 @@ def replica_of(meta: Meta, number: int, node: int) -> int:
     return replica.id
 
 
+def test_members_do_not_change_while_older_programs_run_beside_newer_ones(meta: Meta) -> None:
+    """What a change puts into the logs of groups the older ones may not know; the dead do not count."""
+    for node in (1, 2, 3):
+        meta.do(commands.register_node, node, 70 + node, 1, address(node), 1)
+    settings = {**AGREED, "default_replica_num": meta.state.replication}
+    meta.refuses("knows level 2: 1, 2, 3; upgrade", commands.join_node, address(4), 174, 1, 2, settings, 0)
+    meta.do(commands.register_node, 1, 71, 2, address(1), 2)
+    text = "the programs of these nodes are older than another one's, which knows level 2: 2, 3; upgrade them first"
+    meta.refuses(text, commands.join_node, address(4), 174, 1, 2, settings, 0)
+    meta.refuses(text, commands.set_replication, 2)
+    meta.refuses(text, commands.rebalance, [(1, 2, [meta.state.table.slots_of(1)[0]])])
+    for node in (2, 3):
+        meta.do(commands.register_node, node, 70 + node, 2, address(node), 2)
+    assert meta.do(commands.join_node, address(4), 174, 1, 2, settings, 0)["node"] == 4
+
+
 # --- joining ----------------------------------------------------------------------------------------------------------
 
 
