@@ -241,10 +241,9 @@ class Members:
         lonely_ms = 0.0
         while True:
             await asyncio.sleep(WATCH_MS / 1000)
-            state = self._meta.state
             if self._meta.leads:
                 await self._tell_left_out()
-            lonely_ms = lonely_ms + WATCH_MS if state.bootstrapped and not self._meta.hears_leader else 0.0
+            lonely_ms = 0.0 if self._meta.hears_leader else lonely_ms + WATCH_MS
             if lonely_ms >= LONELY_MS and await self._was_removed():
                 self._fault(Removed(f"node {self._calls.node} was removed: it is no member of the cluster any more"))
                 return
@@ -260,18 +259,19 @@ class Members:
     async def _was_removed(self) -> bool:
         """Members are asked where they were; where none is there any more, the seeds of the configuration."""
         body, me = pack({"node": self._calls.node}), self._calls.node
-        nodes = [node for node in self._meta.state.nodes if node.id != me]
+        known = self._meta.state.bootstrapped  # after a restart perhaps not: what is committed is not known then
+        nodes = [node.id for node in self._meta.state.nodes] if known else list(self._addresses)
         answered = False
-        for node in nodes:
+        for node in [node for node in nodes if node != me]:
             try:
-                head, _ = unpack(await self._calls.call(node.id, MEMBER_CALL, body, self._deadline(PROBE_MS)))
+                head, _ = unpack(await self._calls.call(node, MEMBER_CALL, body, self._deadline(PROBE_MS)))
             except CallerError:
                 continue
             answered = True
             if head["removed"]:
                 return True
             self._learn(head)
-        return not answered and await self._seeds_say_removed(body)
+        return known and not answered and await self._seeds_say_removed(body)
 
     def _learn(self, head: Mapping[str, Any]) -> bool:
         """Where members are by now; False where whoever tells knows none of ours: it is another cluster's."""

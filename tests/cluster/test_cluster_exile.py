@@ -61,7 +61,8 @@ def member(answers: dict[NodeAddress, Any]) -> Members:
         return pack(answers[address])
 
     nodes = [NodeRecord(number, Address("old", 9003, 40010, 55560), incarnation=100 + number) for number in (1, 2, 3)]
-    meta: Any = SimpleNamespace(state=SimpleNamespace(nodes=nodes, node=lambda number: nodes[number - 1]))
+    state = SimpleNamespace(bootstrapped=True, nodes=nodes, node=lambda number: nodes[number - 1])
+    meta: Any = SimpleNamespace(state=state)
     calls: Any = SimpleNamespace(node=3, call=call)
     peers: Any = SimpleNamespace(call_stranger=call_stranger)
     settings = Settings(address=SEEDS[2], seeds=SEEDS, directory="/d")
@@ -123,5 +124,16 @@ def test_who_was_removed_asks_the_seeds_where_all_members_have_moved() -> None:
         trial.remove(1, 4)
         for number in (1, 2, 3):
             trial.move(number)
+        trial.simulation.restart(smoke._name(4))
+        trial.until(lambda: trial.told == [4])
+
+
+def test_who_was_removed_while_it_was_down_asks_though_it_does_not_know_what_is_committed() -> None:
+    with Forced(7, replication=3, nodes=4) as trial:
+        trial._stop = True  # no load
+        trial.lose(4)
+        trial.remove(1, 4)
+        trial.simulation.network.block(smoke._name(4), smoke._name(1))  # of two seeds it hears nothing at its start
+        trial.simulation.network.block(smoke._name(4), smoke._name(2))
         trial.simulation.restart(smoke._name(4))
         trial.until(lambda: trial.told == [4])
