@@ -45,6 +45,29 @@ def test_who_was_removed_and_not_told_asks(monkeypatch: pytest.MonkeyPatch) -> N
         assert "node 3 was removed" in str(ended[0])
 
 
+def test_who_was_removed_while_it_was_down_asks_though_it_does_not_know_what_was_committed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A young cluster: after a restart the node knows nobody's decisions, and nobody leads it any more."""
+    ended: list[Removed] = []
+    run = Node.run
+
+    async def noted(self: Node, *args: Any) -> None:
+        try:
+            await run(self, *args)
+        except Removed as error:
+            ended.append(error)
+
+    monkeypatch.setattr(Node, "run", noted)
+    with moves.Trial(5, replication=2) as trial:
+        trial.simulation.crash(moves.NAMES[2])
+        trial.propose(lambda request: commands.leave_node(request, 3, 1))
+        trial.simulation.run_until(lambda: trial.state().node(3) is None, moves.MOVED_MS)
+        trial.simulation.restart(moves.NAMES[2])
+        trial.simulation.run_until(lambda: bool(ended), 30_000)
+        assert "node 3 was removed" in str(ended[0])
+
+
 SEEDS = tuple(NodeAddress("there", 9003 + 2 * place, 40010 + 2 * place, 55560 + place) for place in range(3))
 NOBODY = CallerError(Status.NO_CONNECTION, "connection refused")
 
