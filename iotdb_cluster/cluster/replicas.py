@@ -39,7 +39,14 @@ from iotdb_cluster.cluster.staging import live_directory
 from iotdb_cluster.cluster.startup import identifiers
 from iotdb_cluster.data import DataGroup
 from iotdb_cluster.errors import CallerError, CorruptData, Status
-from iotdb_cluster.limits import APPEND_BYTES_MAX, APPLY_BYTES_MAX, INFLIGHT_BYTES_MAX, SLOTS, UNCOMMITTED_BYTES_MAX
+from iotdb_cluster.limits import (
+    APPEND_BYTES_MAX,
+    APPLY_BYTES_MAX,
+    APPLY_ENTRIES_MAX,
+    INFLIGHT_BYTES_MAX,
+    SLOTS,
+    UNCOMMITTED_BYTES_MAX,
+)
 from iotdb_cluster.meta import META_GROUP, MetaState
 from iotdb_cluster.meta import Group as GroupRecord
 from iotdb_cluster.raft import Config, ConfState, HardState, Message, RawNode
@@ -320,6 +327,7 @@ class Replicas:
             election_tick=election,
             heartbeat_tick=TICK_PART,
             committed_bytes_per_ready_max=APPLY_BYTES_MAX,
+            committed_entries_per_ready_max=APPLY_ENTRIES_MAX,
             # What a Ready can hold must fit in a segment, whole.
             uncommitted_bytes_max=min(UNCOMMITTED_BYTES_MAX, settings.log_segment_bytes // 2),
             inflight_bytes_max=max(APPEND_BYTES_MAX, min(INFLIGHT_BYTES_MAX, settings.log_segment_bytes // 4)),

@@ -41,6 +41,7 @@ class Config:
     inflight_bytes_max: int = limits.INFLIGHT_BYTES_MAX  # 0: no limit
     uncommitted_bytes_max: int = limits.UNCOMMITTED_BYTES_MAX
     committed_bytes_per_ready_max: int = limits.COMMITTED_BYTES_PER_READY_MAX
+    committed_entries_per_ready_max: int = limits.COMMITTED_ENTRIES_PER_READY_MAX
     reads_waiting_max: int = limits.READS_WAITING_MAX  # for a confirmation; further ones get no answer: ask again
     check_single_leader: bool = True  # stop where a term has two leaders; etcd's harness can make one up
 
@@ -59,4 +60,5 @@ class Config:
         check(self.uncommitted_bytes_max > 0, "%d uncommitted bytes", self.uncommitted_bytes_max)
         check(self.reads_waiting_max > 0, "%d waiting reads", self.reads_waiting_max)
         check(self.committed_bytes_per_ready_max > 0, "%d committed bytes", self.committed_bytes_per_ready_max)
+        check(self.committed_entries_per_ready_max > 0, "%d committed entries", self.committed_entries_per_ready_max)
         check(self.check_quorum or not self.lease_reads, "lease reads need check_quorum")

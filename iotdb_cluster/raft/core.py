@@ -74,7 +74,7 @@ class Core:
         config.verify()
         self.config = config
         self.id = config.id
-        self.log = RaftLog(config.log, config.committed_bytes_per_ready_max)
+        self.log = RaftLog(config.log, config.committed_bytes_per_ready_max, config.committed_entries_per_ready_max)
         self.term = 0
         self.vote = NO_NODE
         self.role = Role.FOLLOWER

@@ -39,6 +39,7 @@ class RaftLog:
         "applying",
         "applying_bytes",
         "applying_bytes_max",
+        "applying_entries_max",
         "applying_paused",
         "committed",
         "offset",
@@ -49,7 +50,7 @@ class RaftLog:
         "view",
     )
 
-    def __init__(self, view: LogView, applying_bytes_max: int) -> None:
+    def __init__(self, view: LogView, applying_bytes_max: int, applying_entries_max: int) -> None:
         self.view = view
         self.offset = self.offset_in_progress = view.last_index() + 1
         self._terms: list[int] = []
@@ -61,6 +62,7 @@ class RaftLog:
         self.snapshot_in_progress = False
         self.committed = self.applying = self.applied = view.first_index() - 1
         self.applying_bytes_max = applying_bytes_max
+        self.applying_entries_max = applying_entries_max  # of those that are handed out at once
         self.applying_bytes = 0
         self.applying_paused = False
         self.reading = False  # what is to be applied next is not in memory
@@ -299,7 +301,7 @@ class RaftLog:
             if not entries.terms:
                 return entries
         else:
-            for index in range(low + 1, end):
+            for index in range(low + 1, min(end, low + self.applying_entries_max)):
                 following = self._lone.get(index)
                 if following is None or entries.byte_size + following.byte_size > room:
                     break
@@ -324,7 +326,8 @@ class RaftLog:
         room = self.applying_bytes_max - self.applying_bytes
         check(room > 0, "%d bytes are being applied, %d may be", self.applying_bytes, self.applying_bytes_max)
         try:
-            return self.slice(self.applying + 1, self._appliable_to(allow_unstable) + 1, room)
+            end = min(self._appliable_to(allow_unstable), self.applying + self.applying_entries_max) + 1
+            return self.slice(self.applying + 1, end, room)
         except NotInMemory:
             self.reading = True
             return NO_ENTRIES

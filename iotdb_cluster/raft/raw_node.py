@@ -260,11 +260,12 @@ class RawNode:
         """On a follower: its leader of this term was heard of by another way; counts as an empty heartbeat."""
         self._raft.election_elapsed = 0
 
-    def leader_is_gone(self) -> None:
-        """On a follower: its leader's process has ended. Its patience is over, and an election comes soon.
+    def leader_is_gone(self, busy: bool) -> None:
+        """On a follower: its leader's process has ended. It votes for others at once, and an election comes soon.
 
         As if the clock had run fast: nothing but how soon there is another leader depends on it. The voters behind the
-        leader, in the order of their ids, begin one after another, so that they do not split the votes.
+        leader, in the order of their ids, begin one after another, so that they do not split the votes. One that is
+        `busy` leaves them an election timeout.
         """
         raft = self._raft
         if raft.election_elapsed >= raft.config.election_tick or not raft.promotable:
@@ -272,7 +273,8 @@ class RawNode:
         voters = raft.configuration.voters
         place = (bisect(voters, raft.id) - bisect(voters, raft.leader) - 1) % len(voters)
         raft.election_elapsed = raft.config.election_tick
-        raft.election_timeout = min(2 * raft.config.election_tick, raft.election_elapsed + 1 + GONE_TICKS * place)
+        last = 2 * raft.config.election_tick
+        raft.election_timeout = last if busy else min(last, raft.election_elapsed + 1 + GONE_TICKS * place)
 
     def commit_known(self, commit: int) -> None:
         """On a follower: its leader of this term told by another way that it has committed so far; as a heartbeat.

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iotdb_cluster.cluster import timing
 from iotdb_cluster.cluster.beats import Answer, Beat, BeatReceiver, BeatSender, Covered
 from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.errors import CorruptData, NotLeader, OutcomeUnknown
@@ -392,6 +393,29 @@ def test_a_leader_whose_process_has_ended_is_waited_for_no_longer(quiet: bool) -
     assert min(patient) > 3 * TICK_S
     assert max(told) < 3 * TICK_S
     assert max(outages(0)) <= max(4 * ELECTION_TICKS * TICK_S, max(patient))
+
+
+def test_who_has_much_to_apply_does_not_hurry_to_lead() -> None:
+    """As after a restart: it could not serve before it has."""
+
+    async def main() -> None:
+        for seed in range(12):
+            cluster = Cluster(seed)
+            await cluster.start()
+            node = await cluster.leader()
+            await all_led(cluster)
+            led = [number for number, group in cluster.every[node].items() if group.leads]
+            await cluster.crash(node)
+            late, other = list(cluster.drivers)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(timing, "APPLY_LAG_MAX", -1)
+                cluster.drivers[late].gone(node)
+            cluster.drivers[other].gone(node)
+            await all_led(cluster, [late, other])
+            assert all(cluster.every[late][number].leader_node == other for number in led)
+            await cluster.close()
+
+    run_virtual(main)
 
 
 async def _append(found: list[float], outage: Awaitable[float]) -> None:

@@ -40,7 +40,7 @@ def log_of(*terms: int) -> tuple[MemoryLog, RaftLog]:
     """A log whose entries are durable."""
     stable = MemoryLog(VOTERS)
     stable.append(run_of(1, *terms))
-    return stable, RaftLog(stable, NO_LIMIT)
+    return stable, RaftLog(stable, NO_LIMIT, NO_LIMIT)
 
 
 def replica(**settings_: Any) -> tuple[MemoryLog, RawNode]:

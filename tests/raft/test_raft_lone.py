@@ -55,6 +55,7 @@ class Replica:
                 inflight_messages_max=window,
                 uncommitted_bytes_max=600,
                 committed_bytes_per_ready_max=400,
+                committed_entries_per_ready_max=5,
             )
         )
         self.writing: list[Callable[[], None]] = []

@@ -356,7 +356,7 @@ def test_entries_limit(sizes: list[int], bytes_max: int) -> None:
 def test_log_against_a_list(data: st.DataObject) -> None:
     """Appends of leaders, writes that lag behind, compaction: the same answers as one plain list."""
     stable = MemoryLog()
-    log = RaftLog(stable, NO_LIMIT)
+    log = RaftLog(stable, NO_LIMIT, NO_LIMIT)
     twin: list[int] = []
     gone = 0
     term = 1
@@ -402,7 +402,7 @@ def test_log_against_a_list(data: st.DataObject) -> None:
 
 
 def test_log_refuses_what_contradicts_a_committed_entry() -> None:
-    log = RaftLog(MemoryLog(), NO_LIMIT)
+    log = RaftLog(MemoryLog(), NO_LIMIT, NO_LIMIT)
     log.maybe_append(0, 0, run_of(1, [1, 1]), 2)
     with pytest.raises(InvariantViolation):
         log.maybe_append(1, 1, run_of(2, [2]), 0)
@@ -412,10 +412,33 @@ def test_log_refuses_what_contradicts_a_committed_entry() -> None:
         log.applied_to(3, 0)
 
 
+@pytest.mark.parametrize("lone", [False, True], ids=["a run", "lone entries"])
+def test_log_hands_out_a_bounded_number_of_entries_to_apply(lone: bool) -> None:
+    stable = MemoryLog()
+    log = RaftLog(stable, NO_LIMIT, 3)
+    for index in range(1, 9):
+        entry = run_of(index, [1])
+        if lone:
+            log.append_given(entry)
+        else:
+            log.append_own(1, entry.kinds, entry.data)
+            log.accept_unstable()
+        stable.append(entry)
+    log.stable_to(1, 8)
+    log.commit_to(8)
+    handed = []
+    while log.has_durable_committed:
+        entries = log.take_durable_committed()
+        assert not log.has_durable_committed  # before those are applied
+        log.applied_to(entries.last, entries.byte_size)
+        handed.append(len(entries))
+    assert handed == [3, 3, 2]
+
+
 def test_log_reads_across_the_edge_within_the_limit() -> None:
     stable = MemoryLog()
     stable.append(run_of(1, [1, 1, 1]))
-    log = RaftLog(stable, NO_LIMIT)
+    log = RaftLog(stable, NO_LIMIT, NO_LIMIT)
     log.append_own(2, [0, 0], [b"x", b"y"])
     one = 1 + ENTRY_OVERHEAD_BYTES
     for count in range(1, 6):
