@@ -207,13 +207,14 @@ class Trial:
 
     def slow(self) -> list[str]:
         """The slowest calls: seconds since the beginning, of which group, through which node, what was done then."""
-        calls = [call for writer in self.writers for call in writer.calls if call.ended - call.began > SLOW_S]
-        return [self._told(call) for call in sorted(calls, key=lambda call: call.began - call.ended)[:SLOW_SHOWN]]
+        written = [call for writer in self.writers for call in writer.calls if not call.error]
+        slow = [call for call in written if call.ended - call.began > SLOW_S]
+        return [self._told(call) for call in sorted(slow, key=lambda call: call.began - call.ended)[:SLOW_SHOWN]]
 
     def _told(self, call: Call) -> str:
         low, high = call.began - self.began, call.ended - self.began
         events = [f"{moment:.1f} {event}" for moment, event in self.events if low - WINDOW_S < moment < high + 1]
-        return f"{low:.1f} to {high:.1f} group {call.group} node {call.node} {call.error}; {'; '.join(events)}"
+        return f"{low:.1f} to {high:.1f} group {call.group} node {call.node}; {'; '.join(events)}"
 
     async def absence(self, how: str, pause_s: float) -> dict[str, Any]:
         """p99 of the groups that the victim does not lead: in the pause, and in as long a time before."""

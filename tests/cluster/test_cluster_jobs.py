@@ -62,7 +62,7 @@ class Giver(Backup):
             table=SimpleNamespace(slots_of=lambda _: []),
             moves=(),
         )
-        data = SimpleNamespace(number=7, imports=dict, moves_away=list)
+        data = SimpleNamespace(number=7, slots=dict, imports=dict, moves_away=list)
         parts: list[Any] = [
             world_of(1),
             SimpleNamespace(groups={7: group}, read_barrier=barrier),
