@@ -61,6 +61,7 @@ class Giver(Backup):
             members_changed=1,
             table=SimpleNamespace(slots_of=lambda _: []),
             moves=(),
+            move=lambda _: None,
         )
         data = SimpleNamespace(number=7, slots=dict, imports=dict, moves_away=list)
         parts: list[Any] = [
