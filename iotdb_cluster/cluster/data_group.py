@@ -60,10 +60,14 @@ class DataMachine:
     # --- snapshots ----------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """That there is one. What goes out is settled when its files are pinned, and is not older."""
-        if not self.data.published:
-            raise SnapshotNotReady(f"group {self.data.number} has no checkpoint yet")
-        return Snapshot(self.data.published, 0, self.members)
+        """That there is one. What goes out is settled when its files are pinned, and is not older.
+
+        Where no checkpoint was needed yet one is made then: a member may need it however young the group is. Its leader
+        begins with it anew, from index 0 on, where that led before too and it answers an append of the former term.
+        """
+        if not self.data.applied:
+            raise SnapshotNotReady(f"group {self.data.number} has applied nothing yet")
+        return Snapshot(self.data.published or 1, 0, self.members)
 
     def received(self, candidate: DataGroup, term: int) -> None:
         """A replica that was opened from received files; the message that makes it count may come now."""

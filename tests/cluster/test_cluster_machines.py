@@ -28,10 +28,11 @@ from iotdb_cluster.errors import CallerError, InvariantViolation, Moved, NotLead
 from iotdb_cluster.limits import MIB
 from iotdb_cluster.meta import commands
 from iotdb_cluster.packing import pack, unpack
-from iotdb_cluster.raft import ConfState, Entries, Snapshot
+from iotdb_cluster.raft import ConfState, Entries, Message, MessageType, Snapshot
 from iotdb_cluster.requests import RequestId
 from iotdb_cluster.simulation import SimulatedDisk
 from tests.cluster.shell import run_virtual, world_of
+from tests.cluster.test_cluster_shaping import Trial
 
 ADDRESS = NodeAddress("127.0.0.1", 1, 2, 3)
 SETTINGS = Settings(ADDRESS, (ADDRESS,), "/d", memtable_bytes_max=10 * MIB, disk_free_min_bytes=MIB)
@@ -91,6 +92,26 @@ def test_a_snapshot_may_be_received_while_a_checkpoint_is_written() -> None:
     disk.received = replace(machine.snapshot(), index=20)
     machine.stage(machine.snapshot())
     assert sorted(machine._indexes()) == [8, 20]
+
+
+def test_a_leader_brings_up_a_member_that_it_takes_for_empty_however_young_the_group_is() -> None:
+    """It led the term before as well, and a member answers an append of that: as if it had nothing. See `DataMachine`."""
+    with Trial(1, replication=3, nodes=3) as trial:
+        trial.simulation.run_until(1_000)
+        trial._stop = True  # an answer that is on its way would say what the member has
+        trial.simulation.run_until(1_000)
+        drivers = [node._driver for node in trial.nodes.values()]
+        leading = [(driver, group) for driver in drivers for group in driver.groups.values() if group.leads]
+        driver, group = next((driver, group) for driver, group in leading if group.id and group.raw.commit > 2)
+        assert group.log.first_index() == 2
+        member = next(replica for replica in group.nodes if replica != group.replica)
+        assert group.machine.data.published == 0  # type: ignore[attr-defined]
+        progress = group.raw._raft.progress[member]
+        progress.become_probe()
+        progress.match, progress.next = 0, group.raw.last_index + 1
+        driver.step(group, Message(MessageType.APP_RESP, group.replica, member, group.raw.term))
+        assert not group.raw.member_has(member, group.raw.commit)
+        trial.simulation.run_until(lambda: group.raw.member_has(member, group.raw.commit), 10_000)
 
 
 @settings(max_examples=60, deadline=None)
