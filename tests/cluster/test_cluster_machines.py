@@ -95,7 +95,7 @@ def test_a_snapshot_may_be_received_while_a_checkpoint_is_written() -> None:
 
 
 def test_a_leader_brings_up_a_member_that_it_takes_for_empty_however_young_the_group_is() -> None:
-    """It led the term before as well, and a member answers an append of that: as if it had nothing. See `DataMachine`."""
+    """It led the term before as well, and a member answers an append of that: as if it had nothing."""
     with Trial(1, replication=3, nodes=3) as trial:
         trial.simulation.run_until(1_000)
         trial._stop = True  # an answer that is on its way would say what the member has
