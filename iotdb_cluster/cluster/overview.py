@@ -12,7 +12,7 @@ from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.meta_forcing import FORCE_META
-from iotdb_cluster.cluster.reading import read_pinned, replica_here
+from iotdb_cluster.cluster.reading import applied_here, read_pinned, replica_here
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
 from iotdb_cluster.cluster.snapshots import SnapshotProgress
 from iotdb_cluster.errors import CallerError, CorruptData, OutcomeUnknown, Status
@@ -301,11 +301,7 @@ class Overview:
         """[applied index, digest] of this node's replica, once it has applied the index that is asked for."""
         head, _ = unpack(body)
         group = replica_here(self._driver, int(head["group"]))
-        try:
-            async with asyncio.timeout(max(0.0, deadline.left_ms) / 1000):
-                await self._driver.wait_applied(group, int(head["index"]))
-        except TimeoutError:
-            raise CallerError(Status.TIME_OUT, f"group {group.id} has not applied index {head['index']} here") from None
+        await applied_here(self._driver, group, int(head["index"]), deadline)
         data = self._machines[group.id].data
         try:
             digest, index = data.digester(), data.applied

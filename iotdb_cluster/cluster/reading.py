@@ -13,7 +13,7 @@ from iotdb_cluster.data import Pinned
 from iotdb_cluster.errors import CallerError, Status
 from iotdb_cluster.world import Workers
 
-__all__ = ["barrier_at_leader", "read_pinned", "replica_here"]
+__all__ = ["applied_here", "barrier_at_leader", "read_pinned", "replica_here"]
 
 T = TypeVar("T")
 
@@ -24,6 +24,15 @@ def replica_here(driver: Driver, number: int) -> Group:
     if group is None:
         raise CallerError(Status.NO_LEADER, f"this node has no replica of group {number}")
     return group
+
+
+async def applied_here(driver: Driver, group: Group, index: int, deadline: Deadline) -> None:
+    """Wait until this node's replica has applied an index; 701 where the time is up first."""
+    try:
+        async with asyncio.timeout(max(0.0, deadline.left_ms) / 1000):
+            await driver.wait_applied(group, index)
+    except TimeoutError:
+        raise CallerError(Status.TIME_OUT, f"group {group.id} has not applied index {index} here") from None
 
 
 async def read_pinned(workers: Workers, pinned: Pinned, read: Callable[[], T]) -> T:

@@ -18,7 +18,7 @@ from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.outbox import Channel
-from iotdb_cluster.cluster.reading import replica_here
+from iotdb_cluster.cluster.reading import applied_here, replica_here
 from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.data import Runs
 from iotdb_cluster.errors import CallerError, CorruptData, Status, SystemFault
@@ -151,11 +151,7 @@ class MoveReceiving:
         """
         head, _ = unpack(body)
         group, move = replica_here(self._driver, int(head["group"])), int(head["move"])
-        try:
-            async with asyncio.timeout(max(0.0, deadline.left_ms) / 1000):
-                await self._driver.wait_applied(group, int(head["index"]))
-        except TimeoutError:
-            raise CallerError(Status.TIME_OUT, f"group {group.id} has not applied index {head['index']} here") from None
+        await applied_here(self._driver, group, int(head["index"]), deadline)
         data = self._machines[group.id].data
         known = data.imports().get(move)
         if known is None or known.ready is None:

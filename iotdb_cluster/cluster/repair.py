@@ -20,7 +20,7 @@ from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.cluster.log import make_durable_directories
 from iotdb_cluster.cluster.outbox import Channel
-from iotdb_cluster.cluster.reading import replica_here
+from iotdb_cluster.cluster.reading import applied_here, replica_here
 from iotdb_cluster.data import DataGroup
 from iotdb_cluster.errors import CallerError, CorruptData, Status, SystemFault
 from iotdb_cluster.packing import pack, unpack
@@ -177,11 +177,7 @@ class Repair:
         head, _ = unpack(body)
         group = replica_here(self._driver, int(head["group"]))
         unit = UnitId(*head["unit"])
-        try:
-            async with asyncio.timeout(max(0.0, deadline.left_ms) / 1000):
-                await self._driver.wait_applied(group, int(head["index"]))
-        except TimeoutError:
-            raise CallerError(Status.TIME_OUT, f"group {group.id} has not applied index {head['index']} here") from None
+        await applied_here(self._driver, group, int(head["index"]), deadline)
         data = self._machines[group.id].data
         if unit not in data.store.units() or unit in data.store.corrupt:
             raise CallerError(Status.PARTITION_NOT_READY, f"unit {unit} is not whole here either")
