@@ -4,6 +4,8 @@ with Processes(tmp_path) as cluster:
     cluster.ports, cluster.kill(2), cluster.launch(2), cluster.wait()
 """
 
+import atexit
+import itertools
 import json
 import os
 import random
@@ -13,42 +15,66 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from iotdb_cluster.tools.loopback import Loopback, Member
 
 ROOT = Path(__file__).parents[2]
-# 20 apart: more ports of a kind than any test has nodes. Ports for clients lie above those that the system usually
-# gives to connections: a node that is down must find its port free when it starts again.
-OFFSETS = range(5_440, 9_000, 20)
+# The distance of two offsets: no test has nodes for more ports of a kind. Ports for clients lie above those that the
+# system usually gives to connections, see also _held.
+PORTS_OF_A_KIND = 20
+OFFSETS = range(5_440, 9_000, PORTS_OF_A_KIND)
 KEYS = {"max_raft_log_persist_data_size_per_file": 8_388_608, "disk_free_min_bytes": 1_048_576}
-BASES = (9003, 18080, 31999, 40010, 55560)  # meta, web, nodetool, data, clients
-PORTS_OF_A_KIND = 12
+ELSEWHERE = (9003, 18080, 55560)  # meta, web, clients
+AMONG_CONNECTIONS = (31999, 40010)  # nodetool, data: the system draws ports for connections from around these
+# Bound sockets, by offset, to the end of this process: a node may listen where one is bound (SO_REUSEADDR), and the
+# system gives such a port to no connection. A node that starts late, or again, finds its ports free.
+_held: dict[int, list[socket.socket]] = {}
 
 
 def free_offset() -> int:
-    """A distance from the default ports at which every port of a small cluster is free at the moment.
+    """A distance from the default ports at which every port of a small cluster is free, and stays so.
 
-    Workers of one test run begin at places of their own, so that two that ask at once do not meet.
+    Workers of one test run have offsets of their own, so that two that ask at once do not meet.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-    offsets = list(OFFSETS)
-    random.Random(f"{os.getpid()} {time.monotonic_ns()} {worker}").shuffle(offsets)
-    for offset in offsets[worker % 8 :: 8]:
-        if all(_is_free(base + offset + i) for base in BASES for i in range(PORTS_OF_A_KIND)):
+    offsets = list(OFFSETS)[worker % 8 :: 8]
+    random.Random(f"{os.getpid()} {time.monotonic_ns()}").shuffle(offsets)
+    for offset in offsets:
+        probes, kept = _bound(ELSEWHERE, offset), _bound(AMONG_CONNECTIONS, offset)
+        if probes and kept:
+            _close([*probes, *_held.pop(offset, [])])
+            _held[offset] = kept
             return offset
-    raise RuntimeError(f"no distance of {OFFSETS} has all its ports free")
+        _close([*probes, *kept])
+    raise RuntimeError(f"no distance of {list(OFFSETS)} has all its ports free")
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
+def _bound(bases: tuple[int, ...], offset: int) -> list[socket.socket]:
+    """Sockets bound to the ports of these kinds; none where one of them is taken."""
+    bound: list[socket.socket] = []
+    for port in (base + offset + i for base in bases for i in range(PORTS_OF_A_KIND)):
+        probe = socket.socket()
+        bound.append(probe)
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            return False
-    return True
+            _close(bound)
+            return []
+    return bound
+
+
+def _close(sockets: Iterable[socket.socket]) -> None:
+    for each in sockets:
+        each.close()
+
+
+@atexit.register
+def _release() -> None:
+    _close(itertools.chain(*_held.values()))
 
 
 class Processes:

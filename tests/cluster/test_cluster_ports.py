@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
+from types import ModuleType
 
 import pytest
 
@@ -27,3 +29,11 @@ async def test_a_port_that_a_connection_of_ours_was_given_can_be_listened_on() -
         there.close()
     finally:
         world.workers.close()
+
+
+def test_the_ports_of_a_test_cluster_are_given_to_no_connection_and_can_be_listened_on(processes: ModuleType) -> None:
+    offset = processes.free_offset()
+    for port in (40_010 + offset, 40_029 + offset, 31_999 + offset):
+        with socket.socket() as connection, pytest.raises(OSError, match="in use"):
+            connection.bind(("127.0.0.1", port))  # as the system does when it draws a port
+        socket.create_server(("127.0.0.1", port)).close()
