@@ -13,6 +13,7 @@ from iotdb_cluster.errors import CallerError, NotLeader, OutcomeUnknown, Status,
 from iotdb_cluster.raft import ConfState, Entries, HardState, Message, RawNode, Snapshot
 
 COMMITS_UNSAVED = 256  # entries by which the stored commit index may lag: a restart learns the rest from the group
+APPLY_LAG_MAX = 1_000  # committed entries that a replica has to apply; with more it is not the one to lead
 
 __all__ = ["Group", "Outcome", "Proposal", "StateMachine"]
 
@@ -121,6 +122,11 @@ class Group:
         The commit index alone says less: a long log is applied in runs, over many turns of the loop.
         """
         return self.leads and self.log.term(self.applied) == self.raw.term
+
+    @property
+    def behind(self) -> bool:
+        """Whether this replica has much to apply, as after a restart: it could serve nothing before it has."""
+        return self.raw.commit - self.applied > APPLY_LAG_MAX
 
     @property
     def leader_node(self) -> int:

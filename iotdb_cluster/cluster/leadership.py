@@ -1,9 +1,10 @@
 """Who should lead a group: decided by its leader, once a second, and carried out by a transfer of leadership.
 
 `_target` is the one place of that decision. A node whose disk is short, or that leaves the group or the cluster, hands
-over at once, to the member with the most of the log that has room and stays. Else the node that heads a group should
-lead it, so that every node leads about its share; and without haste: it was heard of without a break for `STEADY_MS`
-and lacks next to nothing, the group had its leader for `STEADY_MS`, and the same was not tried within `AGAIN_MS`. One
+over at once, to the member with the most of the log that has room and stays, rather to one that has applied its log:
+until then it would keep writes and strong reads waiting. Else the node that heads a group should lead it, so that every
+node leads about its share; and without haste: it was heard of without a break for `STEADY_MS`, lacks next to nothing
+and has applied what it has, the group had its leader for `STEADY_MS`, and the same was not tried within `AGAIN_MS`. One
 such group a round: a node that comes back takes its groups over one by one.
 """
 
@@ -41,7 +42,8 @@ class _Lead:
 class Leadership:
     """Hands over what this node leads and should not.
 
-    `lacks_room(node)` says whose disk is short, `leaves(group, replica)` who is to go.
+    `lacks_room(node)` says whose disk is short, `has_applied(node, group)` who is not behind in applying its log,
+    `leaves(group, replica)` who is to go.
     """
 
     def __init__(
@@ -50,12 +52,14 @@ class Leadership:
         driver: Driver,
         node: int,
         lacks_room: Callable[[int], bool],
+        has_applied: Callable[[int, int], bool],
         leaves: Callable[[int, int], bool] = lambda *_: False,
     ) -> None:
         self._world = world
         self._driver = driver
         self._node = node
         self._lacks_room = lacks_room
+        self._has_applied = has_applied
         self._leaves = leaves
         self._leads: dict[int, _Lead] = {}
         self._heard_since_ms: dict[int, float] = {}
@@ -92,7 +96,7 @@ class Leadership:
         if not (self._lacks_room(self._node) or self._leaves(group.id, group.replica)):
             return 0
         able = [
-            (progress.match, member)
+            (self._has_applied(group.nodes.get(member, self._node), group.id), progress.match, member)
             for member, progress in sorted(group.raw.status().progress.items())
             if member in group.raw.configuration.incoming
             and progress.active
@@ -100,7 +104,7 @@ class Leadership:
             and progress.match >= group.raw.commit
             and not self._lacks_room(group.nodes.get(member, self._node))
         ]
-        return max(able)[1] if able else 0
+        return max(able)[2] if able else 0
 
     def _head(self, group: Group, lead: _Lead, now: float) -> int:
         """The replica of the node that heads the group, where that should lead and can now; else 0."""
@@ -112,6 +116,8 @@ class Leadership:
             return 0
         heard_ms = self._heard_since_ms.get(head)
         if heard_ms is None or now - heard_ms < STEADY_MS or self._lacks_room(head):
+            return 0
+        if not self._has_applied(head, group.id):
             return 0
         progress = group.raw.status().progress.get(member)
         if progress is None or member not in group.raw.configuration.incoming or self._leaves(group.id, member):

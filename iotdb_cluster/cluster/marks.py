@@ -1,6 +1,7 @@
 """What nodes tell each other once a second: low-water marks of the groups they lead, free disk space, their clock.
 
-A message is a packed head: `wall_ms`, `free_bytes`, and `water`, for each group that the sender leads and the receiver
+A message is a packed head: `wall_ms`, `free_bytes`, `applied`, the groups of which the sender has next to nothing to
+apply any more, and `water`, for each group that the sender leads and the receiver
 is a member of (low, near) as `Housekeeping` keeps them. It goes over the meta connection, behind no bulk traffic.
 """
 
@@ -26,16 +27,18 @@ logger = logging.getLogger(__name__)
 MARKS_CALL = "marks"
 MARKS_MS = 1_000
 STALE_MS = 10_000  # what a node told of its clock counts for so long
+APPLIED_STALE_MS = 3_000  # and of what it has applied: it may have started again since
 
 Water: TypeAlias = Mapping[str, tuple[int, int]]  # by group number: (low, near)
 
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What a node told last: its wall clock and free disk space, and when that was heard (monotonic, here)."""
+    """What a node told last: its clock, disk space, groups that it is not behind in; heard when (monotonic, here)."""
 
     wall_ms: int
     free_bytes: int
+    applied: frozenset[int]
     heard_ms: float
 
 
@@ -48,6 +51,7 @@ class Marks:
         calls: Calls,
         nodes: Callable[[], Iterable[int]],
         free_bytes: Callable[[], int],
+        applied: Callable[[], list[int]],
         water_for: Callable[[int], Water],
         take_water: Callable[[Water], None],
         fault: Callable[[BaseException], None],
@@ -56,6 +60,7 @@ class Marks:
         self._calls = calls
         self._nodes = nodes
         self._free_bytes = free_bytes
+        self._applied = applied
         self._water_for = water_for
         self._take_water = take_water
         self._fault = fault
@@ -70,8 +75,16 @@ class Marks:
     def facts(self, node: int) -> NodeFacts | None:
         """What the node told last, however long ago; None where it told nothing since this process began."""
         if node == self._calls.node:
-            return NodeFacts(self._world.clock.wall_ms(), self._free_bytes(), self._world.clock.monotonic_ms())
+            clock = self._world.clock
+            return NodeFacts(clock.wall_ms(), self._free_bytes(), frozenset(self._applied()), clock.monotonic_ms())
         return self._facts.get(node)
+
+    def has_applied(self, node: int, group: int) -> bool:
+        """Whether the node said a moment ago that it has next to nothing of the group to apply."""
+        told = self.facts(node)
+        if told is None or self._world.clock.monotonic_ms() - told.heard_ms > APPLIED_STALE_MS:
+            return False
+        return group in told.applied
 
     def median_clock_ms(self, members: Iterable[int]) -> int | None:
         """A moment that the median of the members' wall clocks has reached, in Unix ms.
@@ -120,6 +133,7 @@ class Marks:
         head = {
             "wall_ms": self._world.clock.wall_ms(),
             "free_bytes": self._free_bytes(),
+            "applied": self._applied(),
             "water": dict(self._water_for(node)),
             "node": self._calls.node,
         }
@@ -132,6 +146,7 @@ class Marks:
         del deadline
         head, _ = unpack(body)
         now = self._world.clock.monotonic_ms()
-        self._facts[int(head["node"])] = NodeFacts(int(head["wall_ms"]), int(head["free_bytes"]), now)
+        applied = frozenset(map(int, head.get("applied", ())))  # programs before this field tell nothing of it
+        self._facts[int(head["node"])] = NodeFacts(int(head["wall_ms"]), int(head["free_bytes"]), applied, now)
         self._take_water(head["water"])
         return pack(None)

@@ -309,6 +309,7 @@ class Node:
             self._calls,
             lambda: self._members(0),
             lambda: disk.free_bytes,
+            lambda: [group.id for group in self._driver.groups.values() if not group.behind],
             self._housekeeping.water_for,
             self._housekeeping.take_water,
             self._fault,
@@ -354,14 +355,11 @@ class Node:
             receiver.forget,
             self._housekeeping.forget,
         )
-        self._leadership = Leadership(
-            world,
-            self._driver,
-            node,
-            guard.lacks_room,
-            lambda number, replica: leaves(self._meta_machine.state, number, replica),
-        )
+        self._leadership = Leadership(world, self._driver, node, guard.lacks_room, self._marks.has_applied, self._goes)
         return receiver, guard
+
+    def _goes(self, number: int, replica: int) -> bool:
+        return leaves(self._meta_machine.state, number, replica)
 
     def _client_node(self) -> ClientNode:
         world, settings = self._world, self._settings

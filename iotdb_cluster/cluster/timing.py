@@ -22,7 +22,6 @@ __all__ = ["Timing"]
 BEATS_MISSED_MAX = 2  # ticks without a beat, or its answer, after which the groups that it spoke for have deadlines
 CALM_TICKS = 1  # nothing happened in a group for so long: it may be covered
 HEARD_TICKS = 10  # a node of which nothing came for longer is not well
-APPLY_LAG_MAX = 1_000  # committed entries that a replica has to apply; with more it leaves an election to others
 EXCEPTED_TICKS = 5  # a member that a peer excepted is not covered again before
 
 
@@ -244,10 +243,7 @@ class Timing:
         return answer
 
     def gone(self, node: int) -> None:
-        """The process of a node has ended: who follows it waits for it no longer.
-
-        A replica with much to apply, as after a restart, could not serve before it has: another is to lead.
-        """
+        """The process of a node has ended: who follows it waits for it no longer; who is behind leaves it to others."""
         peer = self._peers.get(node)
         if peer is not None and peer.beats_alive:
             peer.beats_alive = False
@@ -256,7 +252,7 @@ class Timing:
             raw = group.raw
             if raw.role is Role.FOLLOWER and raw.leader and group.nodes.get(raw.leader) == node:
                 self.touch(group)
-                raw.leader_is_gone(raw.commit - group.applied > APPLY_LAG_MAX)
+                raw.leader_is_gone(group.behind)
                 self.schedule(group)
 
     def commit_known(self, group: Group, pair: Covered) -> bool:

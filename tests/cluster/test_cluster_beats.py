@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iotdb_cluster.cluster import timing
+from iotdb_cluster.cluster import group as group_module
 from iotdb_cluster.cluster.beats import Answer, Beat, BeatReceiver, BeatSender, Covered
 from iotdb_cluster.cluster.group import Group
 from iotdb_cluster.errors import CorruptData, NotLeader, OutcomeUnknown
@@ -408,7 +408,7 @@ def test_who_has_much_to_apply_does_not_hurry_to_lead() -> None:
             await cluster.crash(node)
             late, other = list(cluster.drivers)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(timing, "APPLY_LAG_MAX", -1)
+                patch.setattr(group_module, "APPLY_LAG_MAX", -1)
                 cluster.drivers[late].gone(node)
             cluster.drivers[other].gone(node)
             await all_led(cluster, [late, other])

@@ -26,6 +26,7 @@ class Heads:
         self.cluster = cluster
         self.moves: list[tuple[int, int]] = []
         self.tasks: dict[int, asyncio.Task[None]] = {}
+        self.behind: set[tuple[int, int]] = set()  # nodes, and groups of which they have much to apply there
         cluster.leader_changed = self.changed
 
     def changed(self, node: int, group: Group) -> None:
@@ -33,7 +34,9 @@ class Heads:
             self.moves.append((group.id, node))
 
     def watch(self, node: int) -> None:
-        one = Leadership(world_of(node), self.cluster.drivers[node], node, lambda _: False)
+        one = Leadership(
+            world_of(node), self.cluster.drivers[node], node, lambda _: False, lambda *at: at not in self.behind
+        )
         one.head_of = lambda group: group.id - 6  # type: ignore[method-assign]
         self.tasks[node] = asyncio.create_task(one.run())
 
@@ -76,6 +79,51 @@ def test_each_node_comes_to_lead_its_share_and_keeps_it(seed: int) -> None:
         assert len(heads.moves) == moves
         await heads.end()
         await cluster.close()
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_head_that_has_much_to_apply_does_not_get_its_group_before_it_has(seed: int) -> None:
+    async def main() -> None:
+        cluster = Cluster(seed, group_count=3)
+        heads = Heads(cluster)
+        heads.behind = {(1, 7)}
+        await cluster.start()
+        while (leader := await cluster.leader()) == 1:
+            cluster.drivers[1].transfer_leader(cluster.groups[1], 102)
+            await asyncio.sleep(1)
+        for node in (1, 2, 3):
+            heads.watch(node)
+        await asyncio.sleep(2 * STEADY_S)
+        assert heads.leaders() == {7: leader, 8: 2, 9: 3}
+        heads.behind.clear()
+        await asyncio.sleep(2)
+        assert heads.leaders() == {7: 1, 8: 2, 9: 3}
+        await heads.end()
+        await cluster.close()
+
+    run_virtual(main)
+
+
+def test_who_must_hand_over_prefers_a_member_that_has_applied_what_it_has() -> None:
+    async def main() -> None:
+        for behind in ({(2, 7)}, {(3, 7)}, {(2, 7), (3, 7)}):
+            cluster = Cluster(5)
+            await cluster.start()
+            while await cluster.leader() != 1:
+                cluster.drivers[await cluster.leader()].transfer_leader(cluster.groups[await cluster.leader()], 101)
+                await asyncio.sleep(1)
+            full = Leadership(
+                world_of(1), cluster.drivers[1], 1, lambda node: node == 1, lambda *at, b=behind: at not in b
+            )
+            task = asyncio.create_task(full.run())
+            await asyncio.sleep(3)
+            led = await cluster.leader()
+            assert led != 1
+            assert (led, 7) not in behind or len(behind) == 2
+            task.cancel()
+            await cluster.close()
 
     run_virtual(main)
 

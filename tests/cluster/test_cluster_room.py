@@ -54,7 +54,7 @@ class Fixture:
         self.guard = RoomGuard(settings, lambda: self.used, ME, self.told)
 
     def told(self, node: int) -> NodeFacts | None:
-        return NodeFacts(0, self.free[node], 0.0) if node in self.free else None
+        return NodeFacts(0, self.free[node], frozenset(), 0.0) if node in self.free else None
 
     def run(self, simulation: Simulation, payload: bytes) -> float:
         """Virtual ms until the payload was admitted; raises what refused it."""
