@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts one node that joins a running cluster: add-node.sh [--replace NODE] [printgc] [-c CONF_DIR] [overrides]
+# Starts one node that joins a running cluster: add-node.sh [--replace NODE [--accept-loss]] [-c CONF_DIR] [overrides]
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$root/sbin/env.sh"

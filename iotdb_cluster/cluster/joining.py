@@ -33,7 +33,17 @@ from iotdb_cluster.meta import LEVEL
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.world import FileSystem, World
 
-__all__ = ["JOIN_CALL", "Entry", "Joined", "ask_to_join", "check_still_member", "enter", "read_joined", "write_joined"]
+__all__ = [
+    "JOIN_CALL",
+    "Entry",
+    "Joined",
+    "ask_to_join",
+    "check_still_member",
+    "enter",
+    "read_joined",
+    "warn_of_loss",
+    "write_joined",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +176,7 @@ async def ask_to_join(
             "level": LEVEL,
             "settings": settings.agreement(),
             "replaces": settings.replaces,
+            "accept_loss": settings.accept_loss,
         }
     )
     began_ms = reported_ms = world.clock.monotonic_ms()
@@ -184,6 +195,7 @@ async def ask_to_join(
                 break
             joined = Joined.load(answer)
             logger.info("%s has admitted this node: it is node %d of %d", seed.name, joined.node, len(joined.addresses))
+            warn_of_loss(settings.replaces, answer)
             return joined
         why, now_ms = busy or "; ".join(failures), world.clock.monotonic_ms()
         if now_ms - began_ms >= settings.start_timeout_ms:
@@ -195,6 +207,15 @@ async def ask_to_join(
             reported_ms = now_ms
             logger.info("not admitted yet, asking again: %s", why)
         await asyncio.sleep(ROUND_MS / 1000)
+
+
+def warn_of_loss(node: int, value: Mapping[str, Any]) -> None:
+    """An operator reads what went with a dead node; `value`: that of the meta command `join_node` or `leave_node`."""
+    if value.get("lost"):
+        logger.warning(
+            "%d slots of which the dead node %d had the only copy begin anew, empty, as was accepted; storage groups "
+            "that are dropped with them: %s", value["lost"], node, ", ".join(value["dropped"]) or "none",
+        )  # fmt: skip
 
 
 async def check_still_member(

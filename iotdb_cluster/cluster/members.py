@@ -13,7 +13,7 @@ from typing import Any
 
 from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
 from iotdb_cluster.cluster.conductor import EXILE_CALL, Conductor, described
-from iotdb_cluster.cluster.joining import JOIN_CALL
+from iotdb_cluster.cluster.joining import JOIN_CALL, warn_of_loss
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.meta_forcing import REACH_CALL
 from iotdb_cluster.cluster.peers import NodePeers
@@ -114,6 +114,9 @@ class Members:
         unequal = self._unequal(address, settings)
         if unequal:
             raise CallerError(Status.START_UP_ERROR, f"{'; '.join(unequal)}: make them equal to the cluster's")
+        replaces, accept_loss = int(head["replaces"]), bool(head.get("accept_loss"))
+        if accept_loss:
+            await self._check_dead(replaces)
         try:
             value = await self._meta.propose(
                 lambda request: commands.join_node(
@@ -123,7 +126,8 @@ class Members:
                     int(head["start"]),
                     int(head["level"]),
                     settings,
-                    int(head["replaces"]),
+                    replaces,
+                    accept_loss,
                 ),
                 deadline,
             )
@@ -131,7 +135,18 @@ class Members:
             if error.code == Status.START_UP_ERROR and error.message.startswith(UNDER_WAY):
                 return pack({"busy": error.message})
             raise
+        warn_of_loss(replaces, value)
         return pack(value)
+
+    async def _check_dead(self, replaced: int) -> None:
+        """Raise where what only this member has would be given up, and a member reaches it."""
+        node = self._meta.state.node(replaced)
+        if node is not None and not node.dead and await self._is_reached(replaced):
+            raise CallerError(
+                Status.START_UP_ERROR,
+                f"node {replaced} answers: what it has is not given up; remove it (remove-node.sh), then it hands that "
+                "over first, or stop it for good",
+            )
 
     def _unequal(self, address: NodeAddress, theirs: Mapping[str, Any]) -> list[str]:
         """What a node must have as the cluster has it, and has not; each with both values."""
@@ -167,12 +182,8 @@ class Members:
         value = await self._meta.propose(
             lambda request: commands.leave_node(request, node.id, dead, accept_loss), deadline.within(PROPOSE_MS / 2)
         )
+        warn_of_loss(node.id, value)
         lost, dropped = int(value.get("lost", 0)), list(value.get("dropped", ()))
-        if lost:
-            logger.warning(
-                "the only copy of %d slots was on the dead node %d: they begin anew, empty, as was accepted; storage "
-                "groups that are dropped with them: %s", lost, node.id, ", ".join(dropped) or "none",
-            )  # fmt: skip
         found = {"node": node.id, "name": NodeAddress(*node.address).text, "dead": dead, "change": value["change"]}
         return {**found, "lost": lost, "dropped": dropped}
 

@@ -108,7 +108,7 @@ class Settings:
     log_bytes_max: int = limits.LOG_BYTES_MAX
     joins: bool = False  # without an identifier yet: ask the seeds to be admitted to their cluster
     replaces: int = 0  # ... in the place of this member, which is dead; 0: none
-    accept_loss: bool = False  # start although batches of the log are damaged, without them
+    accept_loss: bool = False  # start without damaged batches of the log; join without what only `replaces` had
     log_memory_bytes: int = limits.LOG_CACHE_BYTES_MAX
     log_memory_entries: int = limits.LOG_CACHE_ENTRIES_MAX
     log_memory_proportion: float = 0.0  # of the memtables' memory, in place of `log_memory_bytes`; 0: none

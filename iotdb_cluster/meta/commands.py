@@ -111,12 +111,14 @@ def join_node(
     level: int,
     settings: Mapping[str, Any],
     replaces: int = 0,
+    accept_loss: bool = False,
 ) -> bytes:
     """A new member; `settings` are what it must have in common, by the names of the keys (`Settings.agreement`).
 
     `replaces`: the member that is dead and whose place it takes; 0: none. Value: {"node": its identifier, "founders":
-    the replica ids that the meta group began with, "nodes": [[id, host, meta port, data port, client port], ...]}.
-    The same address and incarnation again: the same answer.
+    the replica ids that the meta group began with, "nodes": [[id, host, meta port, data port, client port], ...]}, with
+    a loss, as of `leave_node`, also "lost" and "dropped". The same address and incarnation again: the same answer,
+    without these.
     """
     return _command(
         "join_node",
@@ -127,6 +129,7 @@ def join_node(
         level=level,
         settings=dict(settings),
         replaces=replaces,
+        accept_loss=int(accept_loss),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from iotdb_cluster.errors import CallerError
 from iotdb_cluster.limits import SLOT_SALT
@@ -15,9 +15,12 @@ from iotdb_cluster.meta.losses import begin_anew, only_copies, slots_text
 from iotdb_cluster.meta.records import META_GROUP, ChangeKind, Group, Node, NodeState, Replica, Role
 from iotdb_cluster.partition import PartitionTable, Ring, SlotStrategy
 
-__all__ = ["HANDLERS", "found", "leave"]
+__all__ = ["HANDLERS", "SchemasIn", "found", "join", "leave"]
 
 PATHS_SHOWN_MAX = 20
+SchemasIn: TypeAlias = Callable[
+    [set[int]], list[str]
+]  # the paths of the storage groups whose schema lies in these slots
 
 
 def found(cluster: Cluster, index: int, fields: Fields) -> bool:
@@ -95,7 +98,8 @@ def _agreed(cluster: Cluster) -> dict[str, Any]:
     return found | {name: settings[name] for name in ("timestamp_precision",) if name in settings}
 
 
-def _join(cluster: Cluster, index: int, fields: Fields) -> Any:
+def join(cluster: Cluster, index: int, fields: Fields, schemas_in: SchemasIn) -> Any:
+    """A new member, perhaps in the place of a dead one; what was lost with that one is told as by `leave`."""
     address, incarnation, replaces = fields.address(), fields.number("incarnation"), fields.number("replaces")
     start, level, settings = fields.number("start"), fields.number("level"), fields.mapping("settings")
     name = f"{address.host}:{address.meta_port}"
@@ -123,23 +127,21 @@ def _join(cluster: Cluster, index: int, fields: Fields) -> Any:
             f"node {at.id} is at {name} already, with other data: to replace it by this one say so (add-node --replace "
             f"{at.id}), or remove it first"
         )
-    replaced = None
-    if replaces:
-        replaced = cluster.nodes.get(replaces)
-        if replaced is None:
-            raise refused(f"node {replaces} is not found in the cluster, so it cannot be replaced")
-        _may_die(cluster, replaced)
+    replaced, lost = cluster.nodes.get(replaces), list[Group]()
+    if replaced is not None:
+        lost = _given_up(cluster, replaced, fields, schemas_in)
+    elif replaces:
+        raise refused(f"node {replaces} is not found in the cluster, so it cannot be replaced")
     if replaced is None or not replaced.stays:
         may_begin(cluster, level)
+    loss = {} if replaced is None else _goes(cluster, index, replaced, True, lost, schemas_in)
     identifier = cluster.take_node()
     cluster.nodes[identifier] = Node(identifier, address, incarnation, start, level, NodeState.JOINING)
-    if replaced is not None:
-        cluster.nodes[replaces] = replace(replaced, state=NodeState.LEAVING, dead=True)
     meta = cluster.groups[META_GROUP]
     cluster.groups[META_GROUP] = replace(meta, replicas=(*meta.replicas, Replica(identifier, identifier, Role.JOINING)))
     begin_or_alter(cluster, index, ChangeKind.REPLACE if replaces else ChangeKind.JOIN, identifier)
     cluster.changed = index
-    return _joined(cluster, identifier)
+    return {**_joined(cluster, identifier), **loss}
 
 
 def _joined(cluster: Cluster, identifier: int) -> Any:
@@ -150,11 +152,17 @@ def _joined(cluster: Cluster, identifier: int) -> Any:
     }
 
 
-def _may_die(cluster: Cluster, node: Node) -> None:
-    """Raises where the only copy of slots lies at a node that is said to be dead."""
-    held = _only_copies_text(cluster, only_copies(cluster, node))
-    if held:
-        raise refused(f"node {node.id} holds {held}: bring it back, or remove it with --accept-loss")
+def _given_up(cluster: Cluster, node: Node, fields: Fields, schemas_in: SchemasIn) -> list[Group]:
+    """The groups of which the only copy is gone with a dead node; raises where slots are, and it was not accepted."""
+    lost = only_copies(cluster, node)
+    held = _only_copies_text(cluster, lost)
+    if held and not fields.optional_number("accept_loss"):
+        paths = schemas_in({slot for group in lost for slot in cluster.owners.slots_of(group.id)})
+        raise refused(
+            f"node {node.id} holds {held}: bring it back; or say --accept-loss: then these slots begin anew, empty, "
+            f"and the storage groups whose schema lies in them are dropped whole ({_shown(paths)})"
+        )
+    return lost
 
 
 def _only_copies_text(cluster: Cluster, lost: list[Group]) -> str:
@@ -164,8 +172,26 @@ def _only_copies_text(cluster: Cluster, lost: list[Group]) -> str:
     return f"the only copy of {', and of '.join(texts)}" if texts else ""
 
 
-def leave(cluster: Cluster, index: int, fields: Fields, schemas_in: Callable[[set[int]], list[str]]) -> Any:
-    """A member is to go. `schemas_in(slots)`: the paths of the storage groups whose schema lies in these slots.
+def _goes(
+    cluster: Cluster, index: int, node: Node, dead: bool, lost: list[Group], schemas_in: SchemasIn
+) -> dict[str, Any]:
+    """The member is leaving, and what is `lost` with it begins anew. {"lost", "dropped"} where these are slots.
+
+    Raises, and nothing has changed, where no group is left that could take them.
+    """
+    cluster.nodes[node.id] = replace(node, state=NodeState.LEAVING, dead=dead or node.dead)
+    if not lost:
+        return {}
+    try:
+        slots = begin_anew(cluster, index, node.id, lost)
+    except CallerError:
+        cluster.nodes[node.id] = node
+        raise
+    return {"lost": len(slots), "dropped": schemas_in(set(slots))} if slots else {}
+
+
+def leave(cluster: Cluster, index: int, fields: Fields, schemas_in: SchemasIn) -> Any:
+    """A member is to go.
 
     Value: {"change"}, and where the loss of the only copy of slots was accepted {"lost": how many slots, "dropped": the
     paths of the storage groups that go with them}.
@@ -185,28 +211,13 @@ def leave(cluster: Cluster, index: int, fields: Fields, schemas_in: Callable[[se
                 f"the cluster size is too small, no node can be removed: {staying} nodes for {cluster.replication} "
                 "replicas; add a node or lower the replication number first"
             )
-    lost = only_copies(cluster, node) if dead else []
-    held = _only_copies_text(cluster, lost)
-    if held and not fields.optional_number("accept_loss"):
-        paths = schemas_in({slot for group in lost for slot in cluster.owners.slots_of(group.id)})
-        raise refused(
-            f"node {identifier} holds {held}: bring it back; or say --accept-loss: then these slots begin anew, empty, "
-            f"and the storage groups whose schema lies in them are dropped whole ({_shown(paths)})"
-        )
+    lost = _given_up(cluster, node, fields, schemas_in) if dead else []
     if not dead:
         may_begin(cluster)
-    cluster.nodes[identifier] = replace(node, state=NodeState.LEAVING, dead=dead or node.dead)
-    value: dict[str, Any] = {}
-    if lost:
-        try:
-            slots = begin_anew(cluster, index, identifier, lost)
-        except CallerError:
-            cluster.nodes[identifier] = node
-            raise
-        value = {"lost": len(slots), "dropped": schemas_in(set(slots))} if slots else {}
+    loss = _goes(cluster, index, node, dead, lost, schemas_in)
     begin_or_alter(cluster, index, ChangeKind.LEAVE, identifier)
     cluster.changed = index
-    return {"change": require_change(cluster).id, **value}
+    return {"change": require_change(cluster).id, **loss}
 
 
 def _shown(paths: list[str]) -> str:
@@ -233,6 +244,5 @@ def _remove(cluster: Cluster, index: int, fields: Fields) -> Any:
 
 HANDLERS: dict[str, Callable[[Cluster, int, Fields], Any]] = {
     "register_node": _register,
-    "join_node": _join,
     "remove_node": _remove,
 }

@@ -244,7 +244,16 @@ class MetaState:
             self._auth = AuthState(administrator)
             self._auth.set_password(administrator, password)
 
+    def _join_node(self, index: int, fields: Fields) -> Any:
+        return self._members_change(members.join, index, fields)
+
     def _leave_node(self, index: int, fields: Fields) -> Any:
+        return self._members_change(members.leave, index, fields)
+
+    def _members_change(
+        self, change: Callable[[Cluster, int, Fields, members.SchemasIn], Any], index: int, fields: Fields
+    ) -> Any:
+        """What `change` does; storage groups whose schema is lost by it are dropped."""
         if not self.bootstrapped:
             raise refused(_NOT_FOUNDED)
 
@@ -252,7 +261,7 @@ class MetaState:
             groups = self._storage_groups.select(None, dropping=False)
             return [group.path for group in groups if self.slot_map.schema_slot_of(group.path) in slots]
 
-        value = members.leave(self._cluster, index, fields, schemas_in)
+        value = change(self._cluster, index, fields, schemas_in)
         if value.get("dropped"):
             self._storage_groups.begin_drop(value["dropped"], index)
         return value
@@ -355,6 +364,7 @@ class MetaState:
 
 _HANDLERS: dict[str, Callable[[MetaState, int, Fields], Any]] = {
     "bootstrap": MetaState._bootstrap,
+    "join_node": MetaState._join_node,
     "leave_node": MetaState._leave_node,
     "create_storage_group": MetaState._create_storage_group,
     "drop_storage_groups": MetaState._drop_storage_groups,

@@ -65,6 +65,7 @@ def asking(*answers: Any) -> tuple[Callable[[NodeAddress, bytes], Awaitable[Mapp
     async def ask(address: NodeAddress, request: bytes) -> Mapping[str, Any]:
         head, _ = unpack(request)
         assert (head["address"], head["incarnation"], head["replaces"]) == (MINE.dump(), 77, 0)
+        assert head["accept_loss"] is False
         asked.append(address.name)
         answer = left.pop(0) if len(left) > 1 else left[0]
         if isinstance(answer, CallerError):
@@ -88,6 +89,19 @@ async def test_seeds_are_asked_in_turn_until_one_has_admitted() -> None:
     joined = await ask_to_join(world(), settings(), Identity(0, 77, 1), ask)
     assert asked == ["127.0.0.1:9003", "127.0.0.1:9005", "127.0.0.1:9007", "127.0.0.1:9003", "127.0.0.1:9005"]
     assert (joined.node, joined.founders, joined.addresses[4]) == (4, (1, 2, 3), MINE)
+
+
+async def test_a_loss_that_was_accepted_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def ask(address: NodeAddress, request: bytes) -> Mapping[str, Any]:
+        del address
+        head, _ = unpack(request)
+        assert (head["replaces"], head["accept_loss"]) == (2, True)
+        return {**ANSWER, "lost": 7, "dropped": ["root.a"]}
+
+    with caplog.at_level("WARNING"):
+        await ask_to_join(world(), settings(replaces=2, accept_loss=True), Identity(0, 77, 1), ask)
+    assert "7 slots of which the dead node 2 had the only copy begin anew, empty, as was accepted" in caplog.text
+    assert "storage groups that are dropped with them: root.a" in caplog.text
 
 
 async def test_a_seed_that_is_busy_ends_the_round() -> None:

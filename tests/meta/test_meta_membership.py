@@ -396,6 +396,37 @@ def test_the_only_copy_of_slots_is_lost_when_that_is_accepted() -> None:
     meta.refuses("node 1 is the last node", commands.leave_node, 1, True, True)
 
 
+def test_a_machine_that_had_the_only_copy_is_replaced_when_its_loss_is_accepted() -> None:
+    meta = Meta.founded(3, replication=1)
+    state = meta.state
+    mine = state.table.slots_of(2)
+    for number in range(40):
+        meta.do(commands.create_storage_group, f"root.lost{number}")
+    lost = [one.path for one in state.storage_groups() if state.slot_map.schema_slot_of(one.path) in set(mine)]
+    kept = [one.path for one in state.storage_groups() if one.path not in lost]
+    fields = (address(2), 99, 1, 1, {**AGREED, "default_replica_num": 1}, 2)
+    text = f"node 2 holds the only copy of {len(mine)} slots ({mine[0]}-{mine[-1]}) of the group headed by node 2: "
+    meta.refuses(text + "bring it back; or say --accept-loss", commands.join_node, *fields)
+    meta.refuses(f"are dropped whole ({lost[0]}, ", commands.join_node, *fields)
+    answer = meta.do(commands.join_node, *fields, True)
+    assert (answer["node"], answer["lost"], answer["dropped"]) == (4, len(mine), lost)
+    assert [one.path for one in state.storage_groups()] == kept
+    assert [group.id for group in state.groups] == [1, 3]
+    assert {state.table.owner(slot) for slot in mine} == {(1, 2), (3, 2)}
+    assert [(loss.node, loss.groups, loss.slots) for loss in state.losses] == [(2, (2,), len(mine))]
+    assert MetaState.load(state.dump()).losses == state.losses
+    again = meta.do(commands.join_node, *fields, True)  # the answer was lost on its way
+    assert again == {key: value for key, value in answer.items() if key not in ("lost", "dropped")}
+    assert len(state.losses) == 1
+
+
+def test_nothing_is_lost_with_a_machine_of_which_others_have_copies(meta: Meta) -> None:
+    settings = {**AGREED, "default_replica_num": meta.state.replication}
+    answer = meta.do(commands.join_node, address(2), 99, 1, 1, settings, 2, True)
+    assert "lost" not in answer
+    assert meta.state.losses == ()
+
+
 def test_the_meta_group_was_forced() -> None:
     meta = Meta.founded(2, replication=2)
     state = meta.state

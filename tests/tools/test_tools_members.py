@@ -328,3 +328,49 @@ def test_a_machine_is_replaced_by_one_with_its_address(operator: Operator, repla
     peer.close()
     assert all(row["equal"] and len(row["digests"]) == 3 for row in operator.tool("digest")["groups"])
     assert operator.end(process) == 0
+
+
+def test_a_machine_with_the_only_copy_is_replaced_when_the_loss_is_accepted(
+    new_cluster: Any, tmp_path: Path, replay: ModuleType
+) -> None:
+    cluster = new_cluster(nodes=3, replication=1)
+    cluster.loopback.start()
+    operator = Operator(cluster, tmp_path / "beside")
+    peer = replay.Peer("127.0.0.1", cluster.ports[0], {})
+    for number in range(9):
+        assert peer.answer(f"INSERT INTO root.copy{number}.d(timestamp, s) VALUES (1, {number}.5)") == ["ok"]
+    peer.close()
+    try:
+        _replace_with_loss(operator)
+    finally:
+        operator.close()
+    assert cluster.complaints() == []
+
+
+def _replace_with_loss(operator: Operator) -> None:
+    cluster = operator.cluster
+    code, said = operator.fails(
+        operator.write(4, default_replica_num=1), "add-node.sh", "--replace", "2", "--accept-loss"
+    )
+    assert code == 3
+    assert "node 2 answers: what it has is not given up; remove it (remove-node.sh)" in said
+
+    cluster.kill(2)
+    second = operator.write(2, default_replica_num=1)  # empty directories, the same address
+    code, said = operator.fails(second, "add-node.sh", "--replace", "2")
+    assert code == 3
+    assert "node 2 holds the only copy of 3333 slots (3334-6666) of the group headed by node 2: " in said
+    assert "bring it back; or say --accept-loss: then these slots begin anew, empty, and the storage groups" in said
+
+    process = operator.start(second, "add-node.sh", "--replace", "2", "--accept-loss")
+    operator.until_said(second, "serves clients on port")
+    told = "3333 slots of which the dead node 2 had the only copy begin anew, empty, as was accepted"
+    assert told in operator.console(second).read_text()
+    operator.settled()
+    assert [node for node, _, _ in operator.tool("ring")["nodes"]] == [1, 3, 4]
+    shown = cluster.nodetool("migration").stdout
+    assert "3333 slots of which dead node 2 had the only copy began anew, empty" in shown
+    rows = operator.tool("digest")["groups"]
+    assert rows
+    assert all(row["equal"] for row in rows)
+    assert operator.end(process) == 0
