@@ -83,13 +83,13 @@ class DataMachine:
         candidate, self.candidate = self.candidate, None
         return candidate
 
-    def stage(self, snapshot: Snapshot) -> None:
-        """Its files are verified and synced already."""
+    def require_staged(self, snapshot: Snapshot) -> None:
+        """Its files are verified and synced."""
         known = self.takes(snapshot.index, snapshot.term)
         check(known, "group %d: snapshot %d of which the files are not here", self.data.number, snapshot.index)
 
     def install(self, snapshot: Snapshot) -> None:
-        self.stage(snapshot)
+        self.require_staged(snapshot)
         candidate = self.drop_candidate()
         if candidate is not None:
             self.replaced.append(self.data)

@@ -158,8 +158,13 @@ class Driver:
     def step(self, group: Group, message: Message) -> None:
         """A message from a peer; one that no member can have sent is dropped, as is a snapshot without its files."""
         snapshot, takes = message.snapshot, group.takes_snapshot
-        if snapshot is not None and snapshot.index > group.raw.commit and takes is not None and not takes(snapshot):
-            logger.info("group %d: snapshot %d comes without its files", group.id, snapshot.index)
+        if (
+            snapshot is not None
+            and snapshot.index > group.raw.commit
+            and takes is not None
+            and not takes(message, snapshot)
+        ):
+            logger.info("group %d: snapshot %d comes before its files are here", group.id, snapshot.index)
             return
         if group.closed:
             return
@@ -474,7 +479,7 @@ class Driver:
             elif not message.entries.terms and not message.responses:
                 return  # the commit index alone is not worth a write: whoever leads next finds it out
         if snapshot is not None:
-            group.machine.stage(snapshot)
+            group.machine.require_staged(snapshot)
             records.append(Install(group.replica, snapshot.index, snapshot.term, snapshot.conf_state))
         if len(message.entries):
             records.append(Append(group.replica, message.entries))

@@ -41,8 +41,8 @@ class StateMachine(Protocol):
         """The state at the newest index that it can be given for, for a member that lags behind the log."""
         ...
 
-    def stage(self, snapshot: Snapshot) -> None:
-        """Make a received snapshot durable, so that the log's mark can make it count."""
+    def require_staged(self, snapshot: Snapshot) -> None:
+        """Check that a received snapshot is on disk, so that the log's mark can make it count."""
         ...
 
     def install(self, snapshot: Snapshot) -> None:
@@ -86,7 +86,7 @@ class Group:
     snapshots_sent: dict[int, int] = field(default_factory=dict)  # to which replica, at which tick of the driver
     leader_changed: Callable[[Group], None] | None = None
     send_snapshot: Callable[[Group, Message], None] | None = None  # where more than the message has to go out
-    takes_snapshot: Callable[[Snapshot], bool] | None = None  # whether that is here, so that the message may be taken
+    takes_snapshot: Callable[[Message, Snapshot], bool] | None = None  # whether its files are here: else it is dropped
     leader_seen: int = 0
     closed: bool = False  # the driver has let it go: nothing is told to it any more
     stored: HardState = field(default_factory=HardState)  # that was last written to the log

@@ -1,7 +1,8 @@
 """The meta group on this node: its state machine fed by the driver, its checkpoints, and proposing to it.
 
 A checkpoint is one file, `meta-<index>.ckpt`: magic, version, CRC32C, then a packed head (index, term, members) and the
-dumped state. A received snapshot is staged as such a file before the log's `Install` mark makes it count.
+dumped state. A received snapshot is staged as such a file, by a worker, before its message is taken; the log's
+`Install` mark makes it count.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import crc32c
 
 from iotdb_cluster.cluster.group import Outcome
 from iotdb_cluster.cluster.log import make_durable_directories
-from iotdb_cluster.errors import CorruptData
+from iotdb_cluster.errors import CorruptData, check
 from iotdb_cluster.meta import MetaState
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.raft import ConfState, Entries, EntryKind, LogView, Snapshot, SnapshotNotReady
@@ -42,6 +43,7 @@ class MetaMachine:
         self.members_index = 0
         self.checkpointed = 0
         self.checkpoint_asked = False
+        self._received: tuple[int, int, MetaState] | None = None  # index, term and state of a snapshot that is staged
 
     def apart(self) -> MetaMachine:
         """Another one over the same checkpoints, to look at what a log would come to; nobody hears of it."""
@@ -89,11 +91,29 @@ class MetaMachine:
         return Snapshot(self.index, self.term, self.members, self.state.dump())
 
     def stage(self, snapshot: Snapshot) -> None:
-        """Write a checkpoint file; a received snapshot counts once the log has its `Install` mark."""
+        """Write a checkpoint file; on a worker. OSError."""
         self._write(snapshot)
 
+    def receive(self, snapshot: Snapshot) -> None:
+        """Stage another member's snapshot, which counts once the log has its `Install` mark; on a worker. OSError."""
+        self._write(snapshot)
+        self._received = snapshot.index, snapshot.term, MetaState.load(snapshot.data)
+
+    def takes(self, snapshot: Snapshot) -> bool:
+        """Whether a snapshot was received."""
+        return self._received is not None and self._received[:2] == (snapshot.index, snapshot.term)
+
+    def require_staged(self, snapshot: Snapshot) -> None:
+        check(self.takes(snapshot), "meta: snapshot %d is not staged", snapshot.index)
+
     def install(self, snapshot: Snapshot) -> None:
-        self.state = MetaState.load(snapshot.data)
+        received = self._received
+        if received is not None and received[:2] == (snapshot.index, snapshot.term):
+            self.state = received[2]
+        else:
+            self.state = MetaState.load(snapshot.data)
+        if received is not None and received[0] <= snapshot.index:
+            self._received = None
         self.index, self.term = snapshot.index, snapshot.term
         self.configured(snapshot.conf_state, snapshot.index)
         self.checkpointed = snapshot.index
@@ -151,7 +171,7 @@ class MetaMachine:
         for index in self._indexes():
             # The one that the log continues stays until another one counts; a later one was received meanwhile.
             if index < self.checkpointed and index != snapshot.index:
-                with suppress(FileNotFoundError):  # a received snapshot is staged on the loop, a checkpoint on a worker
+                with suppress(FileNotFoundError):  # another worker stages a received snapshot
                     self._files.remove(self._name(index))
 
     def _read(self, index: int) -> Snapshot:

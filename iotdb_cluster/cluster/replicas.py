@@ -32,7 +32,7 @@ from iotdb_cluster.cluster.log import (
 )
 from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.outbox import read_batch
-from iotdb_cluster.cluster.room import RoomGuard
+from iotdb_cluster.cluster.room import RoomGuard, disk_is_full
 from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.cluster.snapshots import SnapshotReceiver, SnapshotSender
 from iotdb_cluster.cluster.staging import live_directory
@@ -49,7 +49,7 @@ from iotdb_cluster.limits import (
 )
 from iotdb_cluster.meta import META_GROUP, MetaState
 from iotdb_cluster.meta import Group as GroupRecord
-from iotdb_cluster.raft import Config, ConfState, HardState, Message, RawNode
+from iotdb_cluster.raft import Config, ConfState, HardState, Message, RawNode, Snapshot
 from iotdb_cluster.rpc.peer_messages import PeerIdentity
 from iotdb_cluster.world import World
 
@@ -97,6 +97,7 @@ class Replicas:
         self._endings: list[Callable[[int], Coroutine[Any, Any, None] | None]] = []
         self._meta: MetaMachine | None = None
         self._node = 0
+        self._staging = False  # a received snapshot of the meta group
         self._busy: set[int] = set()  # groups of which the replica here is being opened or closed
         self._erasing: set[int] = set()  # replicas that the log and the disk are to forget
 
@@ -133,7 +134,7 @@ class Replicas:
         view.snapshot_source = machine.snapshot
         if self._begins_anew(view):  # nobody else makes checkpoints yet
             self._apply_all(view, machine)
-            machine.stage(machine.snapshot())
+            await self._world.workers.run(machine.stage, machine.snapshot())
             machine.checkpointed = machine.index
             await self.submitted(Compact(node, machine.index, machine.term))
         return self._drive_meta(view, machine)
@@ -142,8 +143,32 @@ class Replicas:
         raw = RawNode(self.config(view.replica, view, machine.index))
         members = {member: member for member in (*machine.members.voters, *machine.members.learners)}
         group = Group(0, view.generation, view.replica, raw, view, machine, members, applied=machine.index)
+        group.takes_snapshot = partial(self._takes_meta, group, machine)
         self._drive(group)
         return group
+
+    def _takes_meta(self, group: Group, machine: MetaMachine, message: Message, snapshot: Snapshot) -> bool:
+        """Whether it is staged; else that is begun, where no other is, and the message is taken once it is done."""
+        if machine.takes(snapshot):
+            return True
+        if not self._staging:
+            self._staging = True
+            self._spawn(self._stage_meta(group, machine, message, snapshot))
+        return False
+
+    async def _stage_meta(self, group: Group, machine: MetaMachine, message: Message, snapshot: Snapshot) -> None:
+        try:
+            await self._world.workers.run(machine.receive, snapshot)
+        except OSError as error:
+            if not disk_is_full(error):
+                raise
+            logger.warning(
+                "the meta group's snapshot %d is not staged, it will be sent again: %s", snapshot.index, error
+            )
+        else:
+            self._driver.step(group, message)
+        finally:
+            self._staging = False
 
     async def stop_meta(self) -> ReplicaLog:
         """The replica of the meta group stands still until `start_meta`; its log, all of which is on disk."""
@@ -266,7 +291,7 @@ class Replicas:
         raw = RawNode(self.config(replica, view, applied))
         nodes = {one.id: one.node for one in record.replicas}
         group = Group(record.id, record.generation, replica, raw, view, machine, nodes, applied=applied)
-        group.takes_snapshot = lambda snapshot: machine.takes(snapshot.index, snapshot.term)
+        group.takes_snapshot = lambda _, snapshot: machine.takes(snapshot.index, snapshot.term)
         if self._sender is not None and self._receiver is not None:
             group.send_snapshot = self._sender.send
             self._receiver.opened(record.id, base)

@@ -83,8 +83,8 @@ class _Watched:
     def snapshot(self) -> Snapshot:
         return self.inner.snapshot()
 
-    def stage(self, snapshot: Snapshot) -> None:
-        self.inner.stage(snapshot)
+    def require_staged(self, snapshot: Snapshot) -> None:
+        self.inner.require_staged(snapshot)
 
     def install(self, snapshot: Snapshot) -> None:
         check(

@@ -120,7 +120,7 @@ class Machine:
     def snapshot(self) -> Snapshot:
         return Snapshot(self.index, self.term, self.members, b"\n".join(self.applied))
 
-    def stage(self, snapshot: Snapshot) -> None:
+    def require_staged(self, snapshot: Snapshot) -> None:
         """Nothing: these tests do not restart from one."""
 
     def install(self, snapshot: Snapshot) -> None:

@@ -68,7 +68,7 @@ def applied(machine: MetaMachine, first: int, last: int, term: int) -> None:
 
 
 def test_a_snapshot_may_be_received_while_a_checkpoint_is_written() -> None:
-    """One on the loop, one on a worker: both remove what is out of date."""
+    """By two workers: both remove what is out of date."""
 
     class Beside(SimulatedDisk):
         """A received snapshot is staged whole between a look at the directory and what follows from it."""
@@ -79,7 +79,7 @@ def test_a_snapshot_may_be_received_while_a_checkpoint_is_written() -> None:
             names = super().list(path)
             snapshot, self.received = self.received, None
             if snapshot is not None:
-                machine.stage(snapshot)
+                machine.receive(snapshot)
             return names
 
     disk = Beside(random.Random(1))
@@ -147,7 +147,7 @@ def test_meta_comes_back_from_every_power_cut(seed: int) -> None:
             index = machine.index + rng.randint(1, 2_000)
             applied(other, index, index, term)
             received = Snapshot(index, term, ConfState((1,)), other.state.dump())
-            machine.stage(received)
+            machine.receive(received)
             received_at.add((index, term))
             if rng.random() < 0.4:
                 log.mark, log.entries = (index, term), {}

@@ -12,13 +12,15 @@ import pytest
 
 from iotdb_cluster.cluster import snapshots, staging
 from iotdb_cluster.cluster.log import make_durable_directories, replace_file
+from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.node import Node
 from iotdb_cluster.cluster.settings import Settings
 from iotdb_cluster.cluster.staging import Stage, Wanted, live_directory
 from iotdb_cluster.data import DataGroup
 from iotdb_cluster.errors import CorruptData
 from iotdb_cluster.limits import KIB
-from iotdb_cluster.simulation import SimulatedDisk, smoke
+from iotdb_cluster.raft import Snapshot
+from iotdb_cluster.simulation import SimulatedDisk, SimulatedWorkers, smoke
 from iotdb_cluster.simulation.client import SimulatedClient
 from iotdb_cluster.simulation.disk import PowerCut
 from iotdb_cluster.simulation.world import Simulation
@@ -232,7 +234,35 @@ def test_deletes_and_drops_reach_a_member_by_its_snapshot() -> None:
         assert trial.installed(3) == [1, 2, 3]
 
 
-def test_a_meta_member_behind_the_log_gets_the_state_whole() -> None:
+def watch_meta_writes(patch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+    """The index of each checkpoint of meta that is written, and whether a worker does it."""
+    run, write = SimulatedWorkers.run, MetaMachine._write
+    found: list[tuple[int, bool]] = []
+    working = False
+
+    async def run_noted(self: SimulatedWorkers, work: Callable[..., Any], *args: Any) -> Any:
+        def at_work() -> Any:
+            nonlocal working
+            working = True
+            try:
+                return work(*args)
+            finally:
+                working = False
+
+        return await run(self, at_work)
+
+    def write_noted(self: MetaMachine, snapshot: Snapshot) -> None:
+        found.append((snapshot.index, working))
+        write(self, snapshot)
+
+    patch.setattr(SimulatedWorkers, "run", run_noted)
+    patch.setattr(MetaMachine, "_write", write_noted)
+    return found
+
+
+def test_a_meta_member_behind_the_log_gets_the_state_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the file that it is staged in is written by a worker, as those of its own checkpoints are."""
+    written = watch_meta_writes(monkeypatch)
     with Trial(6) as trial:
         trial.write(50)
         trial.simulation.crash("node3")
@@ -257,7 +287,10 @@ def test_a_meta_member_behind_the_log_gets_the_state_whole() -> None:
         trial.verify()
         state = trial.nodes[3]._meta_machine.state
         assert {group.path for group in state.storage_groups()} >= {f"root.more{number}" for number in range(5)}
-        assert trial.nodes[3]._driver.groups[0].log.compacted[0] > before
+        received = trial.nodes[3]._driver.groups[0].log.compacted[0]
+        assert received > before
+        assert (received, True) in written
+        assert all(at_work for _, at_work in written)
 
 
 # --- the disk loses power at every single call ------------------------------------------------------------------------
