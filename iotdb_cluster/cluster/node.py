@@ -297,6 +297,7 @@ class Node:
         for room in (*keepers, *self._migration.rooms, self._shaping, self._conductor, *operators):
             self._spawn(room.run())
         self._spawn(receiver.sweep_forever())
+        self._spawn(self._peers.sweep_forever(self._addresses.values))
 
     def _build_care(self, disk: DiskSpace, node: int) -> tuple[SnapshotReceiver, RoomGuard]:
         """What keeps house: checkpoints, the marks that nodes tell each other, snapshots."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from iotdb_cluster.cluster.calls import Deadline, Handler
 from iotdb_cluster.cluster.failures import answer_bytes, failure_bytes, read_answer
@@ -19,8 +20,9 @@ from iotdb_cluster.world import World
 __all__ = ["NodePeers", "PeerPorts"]
 
 logger = logging.getLogger(__name__)
+SWEEP_MS = 60_000  # connections that lead to no member are looked for so often
 _TIMEOUT = struct.Struct(">I")  # in front of each call's body: how long the caller waits, in ms
-_PORTS = {
+_PORTS: dict[Channel, Callable[[NodeAddress], int]] = {
     Channel.META: lambda address: address.meta_port,
     Channel.META_HEARTBEAT: lambda address: address.meta_port + 1,
     Channel.DATA: lambda address: address.data_port,
@@ -81,6 +83,20 @@ class NodePeers:
         It has a connection of its own: one keeps the identity that it was opened with.
         """
         return await _call(self._pool.peer(address.host, address.meta_port, "first start"), method, body, timeout_ms)
+
+    async def sweep_forever(self, members: Callable[[], Iterable[NodeAddress]]) -> None:
+        """Close, until cancelled, what led to no member at two looks: to who left, moved, or was a stranger.
+
+        Not sooner: what was sent last, that a node is no member any more among it, may be on its way.
+        """
+        strange: set[tuple[str, int]] = set()
+        while True:
+            await asyncio.sleep(SWEEP_MS / 1000)
+            known = {(address.host, port(address)) for address in members() for port in _PORTS.values()}
+            before, strange = strange, self._pool.unused() - known
+            for place in sorted(strange & before):
+                self._sent.pop(place, None)
+                await self._pool.forget(*place)
 
     async def close(self) -> None:
         await self._pool.close()

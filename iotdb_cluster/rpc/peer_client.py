@@ -126,6 +126,11 @@ class PeerClient:
     def connected(self) -> bool:
         return self._stream is not None
 
+    @property
+    def unused(self) -> bool:
+        """Whether no call, and no attempt to connect, is under way."""
+        return self._connecting is None and (self._stream is None or not self._stream.calls)
+
     def identify(self, identity: PeerIdentity) -> None:
         """What later connections say."""
         self._identity = identity
@@ -332,10 +337,15 @@ class PeerPool:
             )
         return found
 
+    def unused(self) -> set[tuple[str, int]]:
+        """Each (host, port) that was asked for, and where no call is under way."""
+        used = {key[:2] for key, client in self._peers.items() if not client.unused}
+        return {key[:2] for key in self._peers} - used
+
     async def forget(self, host: str, port: int) -> None:
         """Close the connections to a peer that left."""
-        for key in [key for key in self._peers if key[:2] == (host, port)]:
-            await self._peers.pop(key).close()
+        for client in [self._peers.pop(key) for key in list(self._peers) if key[:2] == (host, port)]:
+            await client.close()
 
     async def close(self) -> None:
         while self._peers:

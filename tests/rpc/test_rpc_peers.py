@@ -386,6 +386,28 @@ async def test_pool(world: World) -> None:
     world.workers.close()
 
 
+async def test_a_place_is_unused_when_no_call_to_it_is_under_way(world: World) -> None:
+    there, pool = Node(world), PeerPool(world, ME)
+    port = await there.server.start("127.0.0.1", 0)
+    one, other = pool.peer("127.0.0.1", port, "x"), pool.peer("127.0.0.1", port, "y")
+    assert bytes(await one.call("echo", b"", 5_000)) == b"<>"
+    assert pool.unused() == {("127.0.0.1", port)}
+    running = asyncio.create_task(other.call("wait", b"", 5_000))
+    await asyncio.sleep(0)
+    assert pool.unused() == set()  # it connects
+    await until(lambda: there.running == 1)
+    assert pool.unused() == set()
+    there.gate.set()
+    await running
+    assert pool.unused() == {("127.0.0.1", port)}
+    await pool.forget("127.0.0.1", port)
+    assert pool.unused() == set()
+    assert not one.connected
+    assert not other.connected
+    await there.server.close()
+    world.workers.close()
+
+
 async def test_closing_cancels_calls(peer: Pair) -> None:
     there, client = peer
     running = asyncio.create_task(client.call("wait", b"", 5000))
