@@ -62,10 +62,5 @@ class Archive:
         del request
         return {"storage_groups": await self._contents.digests()}
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        await self._backup.sweep_forever()
-
     async def close(self) -> None:
         await self._jobs.close()
-        self._backup.close()

@@ -1,13 +1,14 @@
-"""Units on their way from one node to another: what is pinned for it there, and the files that are fetched here.
+"""Files on their way from one node to another: what is pinned for it there, and what is fetched here.
 
-Repair and moves ask for a *copy* of units by calls of their own; what comes back is its number, the files (by the place
-of their unit in the copy, name, size and CRC32C) and each unit's manifest. The rest is the same for both: pieces, the
-end, and letting go what nobody fetches any more.
+Repair and moves ask for a *copy* of units, a backup for one of a whole group, by calls of their own; what comes back is
+its number and the files (place, name, size and CRC32C: the place is that of their unit in the copy, or 0), beside what
+only they want. The rest is the same for all: pieces, the end, and letting go what nobody fetches any more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import crc32c
 from iotdb_cluster.cluster.bandwidth import Bandwidth
 from iotdb_cluster.cluster.calls import Calls, Deadline
 from iotdb_cluster.cluster.outbox import Channel
-from iotdb_cluster.data import DataGroup
+from iotdb_cluster.data import CopiedFile, DataGroup
 from iotdb_cluster.errors import CallerError, CorruptData, Status
 from iotdb_cluster.limits import (
     COPY_PIECES_IN_FLIGHT,
@@ -28,26 +29,29 @@ from iotdb_cluster.limits import (
     SNAPSHOT_PIECE_BYTES,
 )
 from iotdb_cluster.packing import pack, unpack
-from iotdb_cluster.storage import FileInfo, PinnedUnit, UnitId
+from iotdb_cluster.storage import PinnedUnit, UnitId
 from iotdb_cluster.world import File, World
 
-__all__ = ["COPY_CALLS", "BrokenFile", "CopiedFile", "Fetcher", "GivenCopies", "Listing"]
+__all__ = ["COPY_CALLS", "BrokenFile", "Fetcher", "GivenCopies", "ListedFile", "Listing"]
+
+logger = logging.getLogger(__name__)
 
 COPY_CALLS = ("copy piece", "copy end")
 END_MS = 2_000
 GIVEN_IDLE_MS_MAX = 60_000  # a copy that nobody fetches any more is let go
+SWEEP_MS = 300
 
 
 class BrokenFile(CorruptData):
-    """What came of file `name` of the unit at `place` is not what its giver listed."""
+    """What came of file `name` at `place` is not what its giver listed."""
 
     def __init__(self, place: int, name: str, message: str) -> None:
         super().__init__(message)
         self.place, self.name = place, name
 
 
-class CopiedFile(NamedTuple):
-    """A file of a copy: the place of its unit there, its name, size in bytes, and CRC32C."""
+class ListedFile(NamedTuple):
+    """A file of a copy: the place of its unit there, if any, its name, size in bytes, and CRC32C."""
 
     place: int
     name: str
@@ -59,11 +63,11 @@ class Listing(NamedTuple):
     """A copy as its giver describes it."""
 
     number: int
-    files: tuple[CopiedFile, ...]
+    files: tuple[ListedFile, ...]
 
     @classmethod
     def load(cls, head: Any) -> Listing:
-        files = tuple(CopiedFile(int(a), str(b), int(c), int(d)) for a, b, c, d in head["files"])
+        files = tuple(ListedFile(int(a), str(b), int(c), int(d)) for a, b, c, d in head["files"])
         return cls(int(head["copy"]), files)
 
     @property
@@ -76,17 +80,19 @@ class Listing(NamedTuple):
 
 @dataclass(slots=True)
 class _Given:
-    """Units that another node copies."""
+    """What another node copies: the files by place and name; see `GivenCopies.give`."""
 
-    data: DataGroup
-    units: Sequence[tuple[UnitId, PinnedUnit]]
+    files: dict[tuple[int, str], CopiedFile]
+    release: Callable[[], None]
+    verify: Callable[[int, str], None] | None
+    idle_ms_max: float
     used_ms: float
 
-    def file(self, head: Any) -> FileInfo:
-        for one in self.units[int(head["place"])][1].files:
-            if one.name == head["file"]:
-                return one
-        raise CallerError(Status.ILLEGAL_PARAMETER, f"the copy has no file {head['file']!r}")
+    def file(self, head: Any) -> CopiedFile:
+        found = self.files.get((int(head["place"]), str(head["file"])))
+        if found is None:
+            raise CallerError(Status.ILLEGAL_PARAMETER, f"the copy has no file {head['file']!r}")
+        return found
 
 
 class GivenCopies:
@@ -101,22 +107,47 @@ class GivenCopies:
     def register(self, calls: Calls) -> None:
         calls.handlers.update(zip(COPY_CALLS, (self._piece_call, self._end_call), strict=True))
 
-    def give(self, data: DataGroup, units: Sequence[tuple[UnitId, PinnedUnit]]) -> dict[str, Any]:
-        """What the other node is told of pinned units (see `Listing`); they are released when it has them."""
-        number, self._next = self._next, self._next + 1
-        self._given[number] = _Given(data, units, self._world.clock.monotonic_ms())
-        files = [
-            [place, one.name, one.bytes, one.crc32c] for place, (_, pinned) in enumerate(units) for one in pinned.files
-        ]
-        return {"copy": number, "files": files}
+    def give(
+        self,
+        files: Sequence[tuple[int, CopiedFile]],
+        release: Callable[[], None],
+        verify: Callable[[int, str], None] | None = None,
+        idle_ms_max: float = GIVEN_IDLE_MS_MAX,
+    ) -> dict[str, Any]:
+        """What the other node is told (see `Listing`) of pinned files, each with its place.
 
-    def sweep(self) -> None:
-        """Let go what nobody fetches any more; several times a second."""
-        self._bandwidth.look()
-        now = self._world.clock.monotonic_ms()
-        for number, given in list(self._given.items()):
-            if now - given.used_ms > GIVEN_IDLE_MS_MAX:
-                self._let_go(number)
+        They are released when it has them, or has asked for none for so long. `verify(place, name)`, on a worker, looks
+        at a file that did not come as it is listed.
+        """
+        number, self._next = self._next, self._next + 1
+        by_name = {(place, one.path): one for place, one in files}
+        self._given[number] = _Given(by_name, release, verify, idle_ms_max, self._world.clock.monotonic_ms())
+        return {"copy": number, "files": [[place, one.path, one.size, one.crc32c] for place, one in files]}
+
+    def give_units(self, data: DataGroup, units: Sequence[tuple[UnitId, PinnedUnit]]) -> dict[str, Any]:
+        """The same of pinned units, of which a damaged one is repaired."""
+
+        def release() -> None:
+            for _, pinned in units:
+                pinned.release()
+
+        files = [
+            (place, CopiedFile(one.name, one.bytes, one.crc32c, source=one.path))
+            for place, (_, pinned) in enumerate(units)
+            for one in pinned.files
+        ]
+        return self.give(files, release, lambda place, name: data.store.verify_file(units[place][0], name))
+
+    async def run(self) -> None:
+        """Let go what nobody fetches any more: what is pinned keeps its place on the disk. Until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_MS / 1000)
+            self._bandwidth.look()
+            now = self._world.clock.monotonic_ms()
+            for number, given in list(self._given.items()):
+                if now - given.used_ms > given.idle_ms_max:
+                    logger.info("copy %d of %d files is let go: nobody fetches it", number, len(given.files))
+                    self._let_go(number)
 
     def _find(self, head: Any) -> _Given:
         given = self._given.get(int(head["copy"]))
@@ -128,33 +159,28 @@ class GivenCopies:
     async def _piece_call(self, body: memoryview, deadline: Deadline) -> bytes:
         del deadline
         head, _ = unpack(body)
-        info = self._find(head).file(head)
+        file = self._find(head).file(head)
         length = min(int(head["length"]), SNAPSHOT_PIECE_BYTES)
         if not head["urgent"]:
             await self._bandwidth.pace(length)
         self._find(head)  # it may have been let go meanwhile
-        return await self._world.workers.run(self._read, info, int(head["offset"]), length)
+        return await self._world.workers.run(self._read, file, int(head["offset"]), length)
 
-    def _read(self, info: FileInfo, offset: int, length: int) -> bytes:
-        file = self._world.files.open(info.path)
-        try:
-            return pack(None, [file.read(offset, length)])
-        finally:
-            file.close()
+    def _read(self, file: CopiedFile, offset: int, length: int) -> bytes:
+        return pack(None, [file.read(self._world.files, offset, length)])
 
     async def _end_call(self, body: memoryview, deadline: Deadline) -> bytes:
         del deadline
         head, _ = unpack(body)
         given = self._find(head)
         self._let_go(int(head["copy"]))
-        if head["damaged"]:
+        if head["damaged"] and given.verify is not None:
             place, name = head["damaged"]
-            await self._world.workers.run(given.data.store.verify_file, given.units[int(place)][0], str(name))
+            await self._world.workers.run(given.verify, int(place), str(name))
         return pack(None)
 
     def _let_go(self, number: int) -> None:
-        for _, pinned in self._given.pop(number).units:
-            pinned.release()
+        self._given.pop(number).release()
 
     def close(self) -> None:
         for number in list(self._given):
@@ -167,7 +193,7 @@ class GivenCopies:
 class _Target:
     """A file that is being written; under another name until it is whole and durable. For a worker."""
 
-    def __init__(self, world: World, wanted: CopiedFile, path: str) -> None:
+    def __init__(self, world: World, wanted: ListedFile, path: str) -> None:
         self.wanted = wanted
         self._files = world.files
         self._path = path
@@ -228,14 +254,14 @@ class Fetcher:
         self,
         node: int,
         copy: int,
-        wanted: Sequence[tuple[CopiedFile, str]],
+        wanted: Sequence[tuple[ListedFile, str]],
         fetched: Callable[[int], None] | None = None,
         *,
         urgent: bool = False,
     ) -> None:
         """Bring each file to its path; it is durable there but for its name. `fetched(bytes)` is told as they come.
 
-        What is `urgent` waits for no bandwidth: clients wait for it.
+        What is `urgent` waits for no bandwidth: clients wait for it, or an operator who wants it now.
         Raises CallerError, BrokenFile, CorruptData, OSError. What was written half-way stands under `<path>.part`.
         """
         flying: deque[tuple[_Piece, asyncio.Task[memoryview]]] = deque()

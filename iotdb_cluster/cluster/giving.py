@@ -171,7 +171,7 @@ class MoveGiving:
             epochs, units = self._pinned(data, move, slots, final)
         except CorruptData as error:
             raise CallerError(Status.PARTITION_NOT_READY, f"group {group.id}: a unit is damaged: {error}") from None
-        copy = self._given.give(data, units)
+        copy = self._given.give_units(data, units)
         names = [[pinned.name, epoch] for (_, pinned), epoch in zip(units, epochs, strict=True)]
         fenced = bool(data.fenced(move))
         return pack({**copy, "units": names, "fenced": fenced}, [pinned.manifest for _, pinned in units])

@@ -26,7 +26,10 @@ MIGRATION_CALLS = (*COPY_CALLS, *REPAIR_CALLS, *GIVING_CALLS, *RECEIVING_CALLS, 
 
 
 class Migration:
-    """Repairs and moves, which share their copies and bandwidth; `moving` tells how far moves are."""
+    """Repairs and moves, which share their copies and bandwidth; `moving` tells how far moves are.
+
+    `given` and `fetcher` serve a backup too.
+    """
 
     def __init__(
         self,
@@ -48,18 +51,18 @@ class Migration:
             """Of clients: what moves themselves put into logs is none."""
             return driver.operations() - sum(machine.data.moving_entries for machine in machines.values())
 
-        self._given = GivenCopies(world, Bandwidth(world, settings, operations))
-        fetcher = Fetcher(world, calls, Bandwidth(world, settings, operations))
+        self.given = GivenCopies(world, Bandwidth(world, settings, operations))
+        self.fetcher = Fetcher(world, calls, Bandwidth(world, settings, operations))
         self._repair = Repair(
-            world, driver, machines, calls, self._given, fetcher, housekeeping.flushed_copy, housekeeping.collect
+            world, driver, machines, calls, self.given, self.fetcher, housekeeping.flushed_copy, housekeeping.collect
         )
         self.moving = Moving(world, driver, machines, meta, calls, leaders, proposals, fault)
-        self._giving = MoveGiving(world, driver, machines, meta, self._given, proposals, housekeeping, spawn)
-        self._receiving = MoveReceiving(world, settings, driver, machines, meta, calls, fetcher, fault)
-        self.rooms = (self._repair, self.moving, self._giving, self._receiving)  # each has a `run`
-        for room in (self._given, self._repair, self.moving, self._giving, self._receiving):
+        self._giving = MoveGiving(world, driver, machines, meta, self.given, proposals, housekeeping, spawn)
+        self._receiving = MoveReceiving(world, settings, driver, machines, meta, calls, self.fetcher, fault)
+        self.rooms = (self.given, self._repair, self.moving, self._giving, self._receiving)  # each has a `run`
+        for room in self.rooms:
             room.register(calls)
 
     async def close(self) -> None:
         await self._receiving.close()
-        self._given.close()
+        self.given.close()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from iotdb_cluster.cluster.calls import Calls, Deadline
-from iotdb_cluster.cluster.copying import BrokenFile, CopiedFile, Fetcher, Listing
+from iotdb_cluster.cluster.copying import BrokenFile, Fetcher, ListedFile, Listing
 from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.meta_access import MetaAccess
@@ -308,10 +308,10 @@ class MoveReceiving:
 
 
 def _lacking(
-    stage: Stage, staged: _Staged, files: Sequence[CopiedFile], names: Sequence[str]
-) -> list[tuple[CopiedFile, str]]:
+    stage: Stage, staged: _Staged, files: Sequence[ListedFile], names: Sequence[str]
+) -> list[tuple[ListedFile, str]]:
     """The files that are not here yet, each with its path; on a worker. One is known by size and checksum too."""
-    lacking: list[tuple[CopiedFile, str]] = []
+    lacking: list[tuple[ListedFile, str]] = []
     for name in names:
         stage.make_unit(name)
     for file in files:
@@ -324,7 +324,7 @@ def _lacking(
     return lacking
 
 
-def _held(names: Sequence[str], file: CopiedFile) -> tuple[str, str, int, int]:
+def _held(names: Sequence[str], file: ListedFile) -> tuple[str, str, int, int]:
     return names[file.place], file.name, file.size, file.crc32c
 
 

@@ -73,7 +73,6 @@ class Repair:
         while True:
             await asyncio.sleep(ROUND_MS / 1000)
             now = self._world.clock.monotonic_ms()
-            self._given.sweep()
             for known in [known for known in self._tried_ms if not self._is_damaged(*known)]:
                 del self._tried_ms[known]
             for number, machine in list(self._machines.items()):
@@ -185,4 +184,4 @@ class Repair:
             pinned = await self._flushed_copy(group.id, unit)
         except CorruptData as error:
             raise CallerError(Status.PARTITION_NOT_READY, f"unit {unit} is not whole here either: {error}") from None
-        return pack(self._given.give(data, [(unit, pinned)]), [pinned.manifest])
+        return pack(self._given.give_units(data, [(unit, pinned)]), [pinned.manifest])

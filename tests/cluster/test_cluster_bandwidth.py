@@ -12,7 +12,7 @@ from crc32c import crc32c
 
 from iotdb_cluster.cluster.bandwidth import Bandwidth
 from iotdb_cluster.cluster.calls import Calls, Deadline
-from iotdb_cluster.cluster.copying import CopiedFile, Fetcher, GivenCopies, Listing, _Target
+from iotdb_cluster.cluster.copying import Fetcher, GivenCopies, ListedFile, Listing, _Target
 from iotdb_cluster.cluster.outbox import Channel
 from iotdb_cluster.errors import OutcomeUnknown
 from iotdb_cluster.limits import COPY_UNSYNCED_BYTES, COPY_UNSYNCED_BYTES_BUSY, KIB, MIB
@@ -65,7 +65,7 @@ def test_five_voters_of_two_moves_copy_at_once(megabytes: int, busy: bool) -> No
             mine.files.make_directories("/v")
             released: list[int] = []
             pinned = PinnedUnit("u", (0, 0), b"", (info,), lambda: released.append(1))
-            answer = given.give(None, [(UnitId(1, 0), pinned)])  # type: ignore[arg-type]
+            answer = given.give_units(None, [(UnitId(1, 0), pinned)])  # type: ignore[arg-type]
             listing = Listing.load(answer)
             fetcher = Fetcher(mine, Calls(number, network), Bandwidth(mine, settings, operations))  # type: ignore[arg-type]
             await fetcher.fetch(GIVER, listing.number, [(listing.files[0], "/v/f")])
@@ -131,7 +131,7 @@ def test_while_clients_are_served_little_waits_for_a_sync_at_once(
         world = world_of(1)
         world.files.make_directories("/v")
         data = random.Random(1).randbytes(FILE_BYTES)
-        target = _Target(world, CopiedFile(0, "f", FILE_BYTES, crc32c(data)), "/v/f")
+        target = _Target(world, ListedFile(0, "f", FILE_BYTES, crc32c(data)), "/v/f")
         most = COPY_UNSYNCED_BYTES_BUSY if busy else COPY_UNSYNCED_BYTES
         for offset in range(0, FILE_BYTES, 256 * KIB):
             target.write(offset, memoryview(data)[offset : offset + 256 * KIB], most)

@@ -7,13 +7,21 @@ from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
+import crc32c
 import pytest
 
 from iotdb_cluster.cluster.backup import GIVEN_IDLE_MS_MAX, GIVEN_MAX, Backup
+from iotdb_cluster.cluster.bandwidth import Bandwidth
+from iotdb_cluster.cluster.calls import Calls
+from iotdb_cluster.cluster.copying import Fetcher, GivenCopies
 from iotdb_cluster.cluster.jobs import Job, Jobs
+from iotdb_cluster.cluster.settings import NodeAddress, Settings
+from iotdb_cluster.data import CopiedFile
 from iotdb_cluster.errors import CallerError, CorruptData, InvariantViolation, Status
 from iotdb_cluster.packing import pack, unpack
 from tests.cluster.shell import run_virtual, world_of
+
+HERE = NodeAddress("127.0.0.1", 9003, 40010, 55560)
 
 
 @pytest.mark.parametrize(
@@ -64,16 +72,25 @@ class Giver(Backup):
             move=lambda _: None,
         )
         data = SimpleNamespace(number=7, slots=dict, imports=dict, moves_away=list)
+        world, settings = world_of(1), Settings(address=HERE, seeds=(HERE,), directory="/d")
+        calls = Calls(1, None)  # type: ignore[arg-type]
+        bandwidth = Bandwidth(world, settings, lambda: 0)
+        self.world, self.copies = world, GivenCopies(world, bandwidth)
         parts: list[Any] = [
-            world_of(1),
+            world,
             SimpleNamespace(groups={7: group}, read_barrier=barrier),
             {7: SimpleNamespace(data=data)},
             SimpleNamespace(state=state, index=1, barrier=barrier),
-            SimpleNamespace(node=1),
-            None,
+            calls,
+            SimpleNamespace(run=lambda _, attempt, deadline, **__: attempt(1, deadline)),
             self._made,
+            self.copies,
+            Fetcher(world, calls, bandwidth),
         ]
         super().__init__(*parts)
+        self.register(calls)
+        self.copies.register(calls)
+        self.files: tuple[CopiedFile, ...] = ()
         self._wait = made
         self.released = 0
 
@@ -84,7 +101,7 @@ class Giver(Backup):
         def release() -> None:
             self.released += 1
 
-        return None, SimpleNamespace(index=1, term=1, files=(), release=release)
+        return None, SimpleNamespace(index=1, term=1, files=self.files, release=release)
 
     async def open(self) -> int:
         deadline: Any = SimpleNamespace(left_ms=5_000, check=lambda _: None)
@@ -96,7 +113,7 @@ def test_a_copy_that_nobody_fetches_any_more_is_let_go() -> None:
 
     async def main() -> None:
         backup = Giver(lambda: asyncio.sleep(0))
-        sweep = asyncio.ensure_future(backup.sweep_forever())
+        sweep = asyncio.ensure_future(backup.copies.run())
         await backup.open()
         await asyncio.sleep(GIVEN_IDLE_MS_MAX / 2000)
         assert not backup.released
@@ -111,7 +128,7 @@ def test_a_copy_that_nobody_fetches_any_more_is_let_go() -> None:
 def test_a_copy_that_took_long_to_make_is_not_let_go_at_once() -> None:
     async def main() -> None:
         backup = Giver(lambda: asyncio.sleep(GIVEN_IDLE_MS_MAX / 1000 - 10))
-        sweep = asyncio.ensure_future(backup.sweep_forever())
+        sweep = asyncio.ensure_future(backup.copies.run())
         await backup.open()
         await asyncio.sleep(60)
         assert not backup.released
@@ -128,7 +145,32 @@ def test_so_many_copies_are_given_at_once_also_while_they_are_made() -> None:
         refused = [one for one in outcomes if isinstance(one, CallerError)]
         assert len(refused) == 3
         assert all(one.code == Status.WRITE_PROCESS_REJECT for one in refused)
-        backup.close()
+        backup.copies.close()
         assert backup.released == GIVEN_MAX
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["whole", "broken"])
+def test_a_group_is_copied_or_its_broken_file_is_named(broken: bool) -> None:
+    async def main() -> None:
+        backup = Giver(lambda: asyncio.sleep(0))
+        data = b"some points"
+        listed = crc32c.crc32c(b"other points" if broken else data)
+        backup.files = (
+            CopiedFile("checkpoint", 4, crc32c.crc32c(b"head"), data=b"head"),
+            CopiedFile("units/1.0.7/1.chunk", len(data), listed, data=data),
+        )
+        job = Job(1, "backup", 0.0)
+        if broken:
+            with pytest.raises(CorruptData, match=r"node 1, group 7: units/1.0.7/1.chunk does not match its checksum"):
+                await backup._copy_group(7, "/backup", job, "group 1 of 1")
+        else:
+            told = await backup._copy_group(7, "/backup", job, "group 1 of 1")
+            assert (told["group"], told["index"], len(told["files"])) == (7, 1, 2)
+            file = backup.world.files.open("/backup/group-7/units/1.0.7/1.chunk")
+            assert file.read(0, 100) == data
+            assert (job.done, job.total) == (15, 15)
+        assert backup.released == 1
 
     run_virtual(main)

@@ -14,7 +14,7 @@ import pytest
 
 from iotdb_cluster.cluster import giving, moving, receiving
 from iotdb_cluster.cluster.calls import Deadline
-from iotdb_cluster.cluster.copying import CopiedFile
+from iotdb_cluster.cluster.copying import ListedFile
 from iotdb_cluster.cluster.duties import Duties
 from iotdb_cluster.cluster.node import Node
 from iotdb_cluster.data import Ready
@@ -277,8 +277,8 @@ def test_a_file_of_another_replica_is_not_taken_for_the_one_that_is_wanted() -> 
     file.write(0, b"first replica")
     file.sync()
     file.close()
-    mine = CopiedFile(0, "1.chunk", 13, crc32c.crc32c(b"first replica"))
-    other = CopiedFile(0, "1.chunk", 13, crc32c.crc32c(b"other replica"))
+    mine = ListedFile(0, "1.chunk", 13, crc32c.crc32c(b"first replica"))
+    other = ListedFile(0, "1.chunk", 13, crc32c.crc32c(b"other replica"))
     staged = receiving._Staged()
     assert receiving._lacking(stage, staged, [mine], ["7.0.1"]) == []
     assert receiving._lacking(stage, staged, [other], ["7.0.1"]) == [(other, "/d/moves/5/7.0.1/1.chunk")]
