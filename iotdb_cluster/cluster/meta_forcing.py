@@ -8,7 +8,9 @@ node becomes the only voter of the next generation: all its log is committed. It
 like newcomers, and then meta is told (`force_group`), which marks those that are left out as dead.
 
 What has been written down at any moment of this is harmless: a survivor in the new generation waits for the one whose
-log has won, and where that has not followed, the command is run there again.
+log has won, and where that has not followed, the command is run there again. Where it is lost before anybody else was a
+voter of the new generation, whoever followed it says so, and begins a further one when the operator accepts the loss;
+not while members answer that were to be left out: they may have found together, and go on.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ META_FORCE_CALLS = (META_END_CALL, META_FORCE_CALL)
 ASK_MS = 2_000
 PROBES, PROBE_AGAIN_MS = 4, 500  # who answers none of them is dead
 FOLLOW_MS = 20_000
+LOOK_MS = 30_000  # between two looks whether this node has followed somebody who is gone
 _UNREACHED = (Status.NO_CONNECTION, Status.TIME_OUT)
 
 
@@ -109,6 +112,31 @@ class MetaForcing:
     def _view(self) -> ReplicaLog:
         return self._log.view(self._calls.node)
 
+    @property
+    def _followed(self) -> int:
+        """Whose log began the generation in which this node is no voter yet; 0 where it is one, or began it itself."""
+        view, me = self._view, self._calls.node
+        waits = view.chosen not in (0, me) and view.conf_state.voters == (view.chosen,)
+        return view.chosen if waits else 0
+
+    def _way_out(self, winner: int) -> str:
+        return (
+            f"this node has followed node {winner} into generation {self._view.generation} of the meta group, and node "
+            f"{winner} does not lead it: start that again, and run force-meta there if it did not begin; if it is lost "
+            "for good, force-meta --accept-loss on this node begins anew, without what it alone has decided; if the "
+            "other members go on without this node, remove it there and let it join anew with empty directories"
+        )
+
+    async def run(self) -> None:
+        """Say, until cancelled, what has to be done where this node waits for somebody who may be lost."""
+        waited = False
+        while True:
+            await asyncio.sleep(LOOK_MS / 1000)
+            winner = 0 if self._replicas.meta_leader or self._forcing.locked() else self._followed
+            if winner and waited:
+                logger.warning("%s", self._way_out(winner))
+            waited = bool(winner)
+
     # --- the operator's command ---------------------------------------------------------------------------------------
 
     async def _force_meta(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -139,8 +167,16 @@ class MetaForcing:
         me, view, record = self._calls.node, self._view, state.meta_group
         joining = {one.node for one in record.replicas if one.role is Role.JOINING} if record is not None else set()
         known, members = configurations(view, joining)
-        asked = sorted({*members, *(one for voters in known for one in voters)} - {me})
+        winner = self._followed
+        others = {node.id for node in state.nodes if winner and not state.left_out(node.id)}
+        asked = sorted({*members, *others, *(one for voters in known for one in voters)} - {me})
         ends = await self._ends(asked)
+        outside = sorted(set(ends) - members) if winner else []
+        if outside:
+            raise _refused(
+                f"the nodes {outside} answer, and generation {view.generation} of the meta group was to begin without "
+                f"them: they may go on together; stop them, or leave it to them; {self._way_out(winner)}"
+            )
         dead = set(asked) - set(ends)
         left_out = tuple(sorted(members & dead))
         waits = view.chosen == me and view.conf_state.voters == (me,) and bool(view.conf_state.learners)
@@ -149,6 +185,8 @@ class MetaForcing:
         if not waits and all(2 * len(dead & set(voters)) < len(voters) for voters in known):
             raise _refused("a majority of the meta group is alive: it needs no force")
         unmet = [voters for voters in known if len(dead & set(voters)) >= len(voters) // 2 + 1]
+        if unmet and not accept_loss and winner in dead:
+            raise _refused(self._way_out(winner))
         if unmet and not accept_loss:
             raise _refused(
                 f"the nodes {list(left_out)}, which do not answer, were a majority of the members {list(unmet[0])} of "

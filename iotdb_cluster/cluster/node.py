@@ -287,14 +287,14 @@ class Node:
         )
         self._conductor.register(self._calls)
         self._handler = self._client_node()
-        members = self._serve_operators()
+        operators = self._serve_operators()
         self._built = True
         await self._listen_admin()
         self._driver.start()
         self._meta_changed()
         expiry = Expiry(world, self._driver, self._meta, self._requests, self._machines, self._marks)
         keepers = (self._duties, self._housekeeping, self._marks, self._compaction, self._leadership, expiry)
-        for room in (*keepers, *self._migration.rooms, self._shaping, self._conductor, members):
+        for room in (*keepers, *self._migration.rooms, self._shaping, self._conductor, *operators):
             self._spawn(room.run())
         self._spawn(receiver.sweep_forever())
         self._spawn(self._peers.sweep_forever(self._addresses.values))
@@ -403,8 +403,8 @@ class Node:
         )
         return ClientNode(world, settings, self._meta, writer, texts, changes, queries, statements, privileges)
 
-    def _serve_operators(self) -> Members:
-        """What the nodetool port answers; the room that runs for it."""
+    def _serve_operators(self) -> tuple[Members, MetaForcing]:
+        """What the nodetool port answers; the rooms that run for it."""
         self._overview = Overview(
             self._world,
             self._settings,
@@ -426,7 +426,7 @@ class Node:
             one.register(self._calls)
         self._overview.extend({**members.commands, **forcing.commands, **archive.commands})
         self._endings.push_async_callback(archive.close)
-        return members
+        return members, forcing
 
     def _archive(self) -> Archive:
         take = partial(self._housekeeping.take, fresh=True)

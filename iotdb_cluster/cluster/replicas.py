@@ -147,6 +147,12 @@ class Replicas:
         self._drive(group)
         return group
 
+    @property
+    def meta_leader(self) -> int:
+        """The node that leads the meta group, as far as the replica here knows; 0 for none."""
+        group = self._driver.groups.get(META_GROUP)
+        return 0 if group is None else group.leader_node
+
     def _takes_meta(self, group: Group, machine: MetaMachine, message: Message, snapshot: Snapshot) -> bool:
         """Whether it is staged; else that is begun, where no other is, and the message is taken once it is done."""
         if machine.takes(snapshot):

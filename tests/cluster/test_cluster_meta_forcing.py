@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from iotdb_cluster.cluster.meta_forcing import LOOK_MS
 from iotdb_cluster.cluster.node import Node
 from iotdb_cluster.cluster.startup import Removed
 from iotdb_cluster.errors import CallerError
@@ -184,6 +185,71 @@ def test_the_longest_log_begins_anew_whoever_crashes(seed: int) -> None:
         trial.writes_go_on()
         trial.restart_all()
         trial.verify()
+
+
+def follow_and_lose(trial: Forced, among: tuple[int, ...]) -> list[int]:
+    """The one of these that wins is lost for good before it wrote that down; who has followed it."""
+    ends = {node: trial.log_end(node) for node in among}
+    winner = max(ends, key=lambda node: (ends[node], -node))
+    left = [node for node in among if node != winner]
+
+    async def ask() -> None:
+        with contextlib.suppress(CallerError):
+            request = {**COMMAND, "accept_loss": True}
+            await ask_admin(trial.world, smoke._name(winner), smoke.NODETOOL_PORT + winner, request)
+
+    def followed() -> bool:
+        groups = trial.groups(META_GROUP)
+        return all(node in groups and groups[node].generation == 2 for node in left)
+
+    trial.simulation.spawn(ask())
+    trial.until(followed)
+    trial.lose(winner)
+    return left
+
+
+def test_who_has_followed_a_winner_that_is_lost_says_what_to_do_and_begins_anew(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with Forced(50, replication=2, nodes=5) as trial:
+        trial.simulation.run_until(1_000)
+        for node in (1, 3):
+            trial.lose(node)
+        trial.lose(trial.leader(META_GROUP) or 2)
+        trial.simulation.run_until(2_000)
+        (left,) = follow_and_lose(trial, tuple(trial.numbers))
+        text = "force-meta --accept-loss on this node begins anew"
+        assert text not in caplog.text
+        trial.simulation.run_until(3 * LOOK_MS)
+        assert text in caplog.text
+        trial.refused(left, text)
+        trial.crash_and_return(left, 500)
+        trial.until(lambda: left in trial.groups(META_GROUP))
+        trial.force(left, accept_loss=True)
+        assert trial.groups(META_GROUP)[left].generation == 3
+        assert [node.id for node in trial.state().nodes if not node.dead] == [left]
+        caplog.clear()
+        trial.simulation.run_until(3 * LOOK_MS)
+        assert text not in caplog.text
+
+
+def test_who_has_followed_begins_nothing_while_those_that_were_to_be_left_out_are_back() -> None:
+    with Forced(60, replication=3, nodes=5) as trial:
+        trial.simulation.run_until(1_000)
+        away = [1, 2, 3]
+        for node in away:
+            trial.simulation.crash(smoke._name(node))
+            del trial.nodes[node]
+        trial.simulation.run_until(2_000)
+        (left,) = follow_and_lose(trial, (4, 5))
+        for node in away:
+            trial.simulation.restart(smoke._name(node))
+        trial.until(lambda: trial.leader(META_GROUP) in away)
+        answer = trial.ask(left, {**COMMAND, "accept_loss": True})
+        assert "the nodes [1, 2, 3] answer" in answer["error"], answer
+        trial.simulation.run_until(5_000)
+        assert trial.leader(META_GROUP) in away
+        assert not any(trial.state().left_out(node) for node in away)
 
 
 @pytest.mark.parametrize("seed", range(2))
