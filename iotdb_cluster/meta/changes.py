@@ -128,7 +128,9 @@ def _finish(cluster: Cluster, index: int, fields: Fields) -> Any:
         return
     require_change(cluster, step=True)
     leaving = [node.id for _, node in sorted(cluster.nodes.items()) if not node.stays]
-    headless = [node for node in sorted(cluster.nodes) if node not in cluster.groups]
+    headless = [
+        number for number, node in sorted(cluster.nodes.items()) if number not in cluster.groups and not node.dead
+    ]
     unsettled = [group for group, record in sorted(cluster.groups.items()) if not record.settled]
     if leaving or headless or unsettled or cluster.moves or cluster.change.id != number:
         raise refused(

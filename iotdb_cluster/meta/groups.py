@@ -10,7 +10,7 @@ from iotdb_cluster.meta.changes import require_change
 from iotdb_cluster.meta.cluster import Cluster, refused
 from iotdb_cluster.meta.fields import Fields
 from iotdb_cluster.meta.losses import end_moves, raise_epochs, record, slots_text
-from iotdb_cluster.meta.records import META_GROUP, Group, Loss, Replica, Role
+from iotdb_cluster.meta.records import META_GROUP, Group, Loss, NodeState, Replica, Role
 
 __all__ = ["HANDLERS"]
 
@@ -162,6 +162,9 @@ def _force_meta(cluster: Cluster, index: int, group: Group, generation: int, dea
         replicas = tuple(one if one.role is Role.LEARNER else replace(one, role=Role.VOTER) for one in survivors)
         for node in [replica.node for replica in group.replicas if replica.id in dead]:
             cluster.nodes[node] = replace(cluster.nodes[node], dead=True)
+        if not cluster.ring.nodes:  # who was to leave stays: nobody could take what it has, and nobody may join now
+            for number, known in [(number, one) for number, one in cluster.nodes.items() if not one.dead]:
+                cluster.nodes[number] = replace(known, state=NodeState.NORMAL)
         group = replace(group, generation=generation, replicas=replicas, earlier=())
         cluster.groups[META_GROUP] = group
         cluster.changed = index

@@ -32,9 +32,10 @@ def slots_text(slots: Iterable[int]) -> str:
 
 
 def only_copies(cluster: Cluster, node: Node) -> list[Group]:
-    """The groups of which nothing is left when this node is dead; who joins may have nothing yet."""
+    """Its groups of which nothing is left when this node is dead; who joins may have nothing yet."""
     found = []
-    for group in (group for number, group in sorted(cluster.groups.items()) if number != META_GROUP):
+    mine = [group for _, group in sorted(cluster.groups.items()) if group.replica_of(node.id) is not None]
+    for group in [group for group in mine if group.id != META_GROUP]:
         alive = [r for r in group.replicas if r.node != node.id and not cluster.nodes[r.node].dead]
         if not any(r.role is not Role.JOINING for r in alive):
             found.append(group)

@@ -200,7 +200,8 @@ def leave(cluster: Cluster, index: int, fields: Fields, schemas_in: SchemasIn) -
     node = cluster.nodes.get(identifier)
     if node is None:
         raise refused(f"node {identifier} is not found in the cluster")
-    if not node.stays and (node.dead or not dead):
+    # Who was leaving may have died with the meta group's majority: then what it alone had is not given up yet.
+    if not node.stays and (not dead or (node.dead and not only_copies(cluster, node))):
         return {"change": require_change(cluster).id}
     if node.stays:
         staying = len({identifier, *cluster.ring.nodes})

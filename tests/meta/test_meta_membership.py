@@ -9,6 +9,7 @@ import crc32c
 import pytest
 
 from iotdb_cluster import packing
+from iotdb_cluster.limits import SLOTS
 from iotdb_cluster.meta import META_GROUP, ChangeKind, MetaState, NodeState, Replica, Role, commands
 from iotdb_cluster.meta.commands import DATA_REPLICAS_FROM
 from tests.meta.model import AGREED, Meta, address, bootstrap
@@ -448,6 +449,44 @@ def test_the_meta_group_was_forced() -> None:
     assert known is not None
     assert known.dead
     assert not known.stays
+
+
+def test_who_was_leaving_when_the_meta_group_went_on_without_it_is_given_up_with_what_it_had() -> None:
+    meta = Meta.founded(3, replication=1)
+    slots = len(meta.state.table.slots_of(3))
+    meta.do(commands.leave_node, 3, False)
+    meta.do(commands.force_group, META_GROUP, 2, [3], True)
+    meta.refuses(f"node 3 holds the only copy of {slots} slots", commands.leave_node, 3, True)
+    answer = meta.do(commands.leave_node, 3, True, True)
+    assert answer["lost"] == slots
+    assert meta.state.change is not None
+    assert answer["change"] == meta.state.change.id
+    assert meta.do(commands.leave_node, 3, True, True) == {"change": meta.state.change.id}
+
+
+def test_who_was_leaving_and_is_the_last_one_left_stays() -> None:
+    """Else nothing could be given up for anybody, and nobody could join: the leave would wait for ever."""
+    meta = Meta.founded(3, replication=1)
+    meta.do(commands.leave_node, 1, False)
+    meta.do(commands.force_group, META_GROUP, 2, [2, 3], True)
+    node = meta.state.node(1)
+    assert node is not None
+    assert node.state is NodeState.NORMAL
+    for dead in (2, 3):
+        assert meta.do(commands.leave_node, dead, True, True)["lost"]
+    assert len(meta.state.table.slots_of(1)) == SLOTS
+
+
+def test_a_change_ends_though_the_dead_are_not_removed_yet() -> None:
+    """A newcomer that dies before it heads a group, and the meta group is forced without it."""
+    meta = Meta.founded(2, replication=1)
+    meta.join(3)
+    meta.do(commands.force_group, META_GROUP, 2, [2, 3], True)
+    change = meta.state.change
+    assert change is not None
+    meta.do(commands.finish_change, change.id)
+    assert meta.state.change is None
+    assert meta.do(commands.leave_node, 3, True)["change"]
 
 
 def test_force_group_while_it_shifts() -> None:
