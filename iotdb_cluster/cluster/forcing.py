@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from iotdb_cluster.cluster.calls import Calls, Deadline
 from iotdb_cluster.cluster.data_group import DataMachine
-from iotdb_cluster.cluster.log import Configuration, DurableLog, Install, ReplicaLog, State
+from iotdb_cluster.cluster.log import Configuration, DurableLog, Install, ReplicaLog, State, submitted
 from iotdb_cluster.errors import CallerError, Status, check
 from iotdb_cluster.limits import APPLY_BYTES_MAX
 from iotdb_cluster.meta import Group as GroupRecord
@@ -81,7 +81,7 @@ class Forcing:
         answer, and is removed by the next generation.
         """
         replica, number = view.replica, record.id
-        await self._synced()
+        await submitted(self._log)
         self._standing[replica] = (record.generation, 0)
         chosen = await self._chosen(record, stands)
         if not chosen:
@@ -109,7 +109,8 @@ class Forcing:
         members = ConfState((chosen,), others)
         index, term = max(1, data.applied), max(1, data.applied_term)
         hard = view.hard_state
-        await self._synced(
+        await submitted(
+            self._log,
             Install(replica, index, term, members),
             Configuration(replica, members, index, record.generation, chosen if others else 0),
             State(replica, HardState(max(hard.term, term), hard.vote if hard.term >= term else 0, index)),
@@ -171,9 +172,3 @@ class Forcing:
         voters = view.initial_state()[1].voters
         rank = view.generation - (replica not in voters)  # who was being filled is behind whoever should fill it
         return pack([rank, view.term(view.last_index()), view.last_index(), 0])
-
-    async def _synced(self, *records: Install | Configuration | State) -> None:
-        """Until these records, and all submitted before, are durable."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._log.submit(list(records), lambda: done.set_result(None))
-        await done

@@ -110,6 +110,8 @@ class Members:
         self._require_formed()
         head, _ = unpack(body)
         await self._meta.barrier(deadline.within(BARRIER_MS))
+        if self._meta.begins_anew:  # whoever comes now would be taken for one of those that are left out
+            return pack({"busy": "the meta group was forced, and is being told so"})
         address, settings = NodeAddress.load(head["address"]), dict(head["settings"])
         unequal = self._unequal(address, settings)
         if unequal:

@@ -77,6 +77,12 @@ class MetaAccess:
         leader = self._group.leader_node
         return self._group.leads or (leader != 0 and self._driver.heard_lately(leader))
 
+    @property
+    def begins_anew(self) -> bool:
+        """Whether the meta group was forced into a generation of which meta itself has not been told yet."""
+        record = self.state.meta_group
+        return record is not None and record.generation < self._group.generation
+
     async def barrier(self, deadline: Deadline) -> None:
         """Afterwards `state` holds every decision that was acknowledged before the call. 705 where that fails."""
         left_ms = deadline.left_ms

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, NamedTuple
 
 from iotdb_cluster.cluster.calls import Calls, Deadline
 from iotdb_cluster.cluster.forcing import LogEnd
-from iotdb_cluster.cluster.log import Configuration, DurableLog, Install, ReplicaLog, State
+from iotdb_cluster.cluster.log import Configuration, DurableLog, Install, ReplicaLog, State, submitted
 from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.replicas import Replicas
 from iotdb_cluster.cluster.settings import NodeAddress
@@ -93,13 +93,16 @@ class MetaForcing:
         machine: MetaMachine,
         calls: Calls,
         addresses: dict[int, NodeAddress],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
+        """`spawn` makes a task of the node's own."""
         self._world = world
         self._addresses = addresses
         self._log = log
         self._replicas = replicas
         self._machine = machine
         self._calls = calls
+        self._spawn = spawn
         self._forcing = asyncio.Lock()
         self.commands: Mapping[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             FORCE_META: self._force_meta
@@ -142,9 +145,28 @@ class MetaForcing:
     async def _force_meta(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._forcing.locked():
             raise _refused("the meta group is being forced: wait for that")
-        async with self._forcing:
+        await self._forcing.acquire()
+        try:
             survey = await self._survey(accept_loss=bool(request.get("accept_loss")))
-            return await self._begin(survey)
+        except BaseException:
+            self._forcing.release()
+            raise
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._spawn(self._carry_out(survey, answer))
+        return await answer
+
+    async def _carry_out(self, survey: _Survey, answer: asyncio.Future[dict[str, Any]]) -> None:
+        """Whoever asked may have gone: what has begun must not stay half done."""
+        try:
+            begun = await self._begin(survey)
+            if not answer.done():
+                answer.set_result(begun)
+        except CallerError as error:
+            logger.warning("the meta group is not forced: %s", error.message)
+            if not answer.done():
+                answer.set_exception(error)
+        finally:
+            self._forcing.release()
 
     async def _as_of_the_end(self) -> MetaState:
         """What meta has decided if all of this node's log counts: after a restart it is not known what is committed."""
@@ -265,7 +287,8 @@ class MetaForcing:
                 "%s", survey.generation, last, term, list(survey.left_out),
             )  # fmt: skip
             hard = view.hard_state
-            await self._replicas.submitted(
+            await submitted(
+                self._log,
                 Configuration(me, members, last, survey.generation, me),
                 State(me, HardState(hard.term, hard.vote, last)),
             )
@@ -313,7 +336,8 @@ class MetaForcing:
             members = ConfState((winner,), tuple(int(one) for one in head["survivors"]))
             hard = view.hard_state
             logger.warning("the meta group begins generation %d with the log of node %d", generation, winner)
-            await self._replicas.submitted(
+            await submitted(
+                self._log,
                 Install(me, index, term, members),
                 Configuration(me, members, index, generation, winner),
                 State(me, HardState(max(hard.term, term), hard.vote if hard.term >= term else 0, index)),

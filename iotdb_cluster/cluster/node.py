@@ -417,11 +417,11 @@ class Node:
             self._sender.progress,
             self._shaping.waiting,
         )
-        moves, conductor = self._migration.moving.everywhere, self._conductor
+        moves, machine, world = self._migration.moving.everywhere, self._meta_machine, self._world
         rooms = (self._meta, self._calls, self._peers, self._addresses, self._leaders)
-        members = Members(self._world, self._settings, *rooms, conductor, moves, self._fault)
+        members = Members(world, self._settings, *rooms, self._conductor, moves, self._fault)
         archive = self._archive()
-        forcing = MetaForcing(self._world, self._log, self._replicas, self._meta_machine, self._calls, self._addresses)
+        forcing = MetaForcing(world, self._log, self._replicas, machine, self._calls, self._addresses, self._spawn)
         for one in (self._overview, members, archive, forcing):
             one.register(self._calls)
         self._overview.extend({**members.commands, **forcing.commands, **archive.commands})

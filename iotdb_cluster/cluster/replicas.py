@@ -24,11 +24,11 @@ from iotdb_cluster.cluster.log import (
     Configuration,
     DurableLog,
     Install,
-    Record,
     Remove,
     ReplicaLog,
     State,
     make_durable_directories,
+    submitted,
 )
 from iotdb_cluster.cluster.meta_group import MetaMachine
 from iotdb_cluster.cluster.outbox import read_batch
@@ -125,7 +125,7 @@ class Replicas:
         view = self._log.view(node)
         if view.last_index() == 0:  # the founders are the group as of index 1, which holds no entry
             voters = ConfState(tuple(sorted(founders or identifiers(self._settings.seeds).values())))
-            await self.submitted(Install(node, 1, 1, voters))
+            await submitted(self._log, Install(node, 1, 1, voters))
         machine.recover(view)
         machine.configured(view.initial_state()[1], view.configured)
         self._meta, self._node = machine, node
@@ -136,7 +136,7 @@ class Replicas:
             self._apply_all(view, machine)
             await self._world.workers.run(machine.stage, machine.snapshot())
             machine.checkpointed = machine.index
-            await self.submitted(Compact(node, machine.index, machine.term))
+            await submitted(self._log, Compact(node, machine.index, machine.term))
         return self._drive_meta(view, machine)
 
     def _drive_meta(self, view: ReplicaLog, machine: MetaMachine) -> Group:
@@ -182,7 +182,7 @@ class Replicas:
         if group is None or self._meta is None:
             raise CallerError(Status.PARTITION_NOT_READY, "the meta group is being forced here already: try again")
         self._driver.remove(group)
-        await self.submitted()
+        await submitted(self._log)
         if self._meta.index < group.log.first_index() - 1:  # a snapshot has just come
             self._meta.recover(group.log)
         return group.log
@@ -196,7 +196,7 @@ class Replicas:
         if self._begins_anew(view):
             self._apply_all(view, machine)
             await self.meta_checkpointed(machine.index)
-            await self.submitted(Compact(self._node, machine.index, machine.term))
+            await submitted(self._log, Compact(self._node, machine.index, machine.term))
         self._drive_meta(view, machine)
         self.follow()
         self._leader_changed(self._driver.groups[META_GROUP])
@@ -269,11 +269,12 @@ class Replicas:
 
     async def _open_data(self, record: GroupRecord, replica: int) -> None:
         """Make, or open again, this node's replica of a data group."""
+        decided = self._meta.index if self._meta is not None else 0
         view = self._log.view(replica)
         if view.last_index() == 0:  # also of one that came later: it learns the rest from the log, or a snapshot
             founders = ConfState(record.founders)
             since = Configuration(replica, founders, 1, record.generation)
-            await self.submitted(Install(replica, 1, 1, founders), since)
+            await submitted(self._log, Install(replica, 1, 1, founders), since)
         base = await self._world.workers.run(self._base, record, replica)
         data = await self._world.workers.run(self._opened, record.id, base, view.first_index() - 1)
         data.decided = self._decided
@@ -281,6 +282,9 @@ class Replicas:
         machine.configured(view.initial_state()[1], view.configured)
         if view.generation < record.generation and self._forcing is not None:
             self._machines[record.id] = machine
+            # A restart that knew only an older state would take part in the generation before, though others may
+            # have been told where this log ends.
+            await self.meta_checkpointed(decided)
             if not await self._forcing.renew(record, view, machine, partial(self._stands, record, replica)):
                 await self._let_go(record.id)
                 return
@@ -339,7 +343,7 @@ class Replicas:
         hard_state, members = view.initial_state()
         vote = hard_state.vote if hard_state.term >= data.applied_term else 0
         state = HardState(max(hard_state.term, data.applied_term), vote, data.applied)
-        await self.submitted(Install(replica, data.applied, data.applied_term, members), State(replica, state))
+        await submitted(self._log, Install(replica, data.applied, data.applied_term, members), State(replica, state))
 
     def _drive(self, group: Group) -> None:
         group.leader_changed = self._leader_changed
@@ -402,7 +406,7 @@ class Replicas:
         """Make the disk forget a removed replica, then the log: what that still knows is left to be done."""
         await _until(lambda: self._checkpointed(decided))
         await self._world.workers.run(self._remove_directories, replica)
-        await self.submitted(Remove(replica))
+        await submitted(self._log, Remove(replica))
         self._erasing.discard(replica)
         logger.info("replica %d is deleted", replica)
 
@@ -421,12 +425,6 @@ class Replicas:
             if own.fullmatch(name):
                 files.remove_tree(f"{parent}/{name}")
         files.sync_directory(parent)
-
-    async def submitted(self, *records: Record) -> None:
-        """Wait until records are durable."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._log.submit(list(records), lambda: done.set_result(None))
-        await done
 
     def _leader_changed(self, group: Group) -> None:
         if group.leads:

@@ -19,13 +19,12 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeAlias
 
 from iotdb_cluster.cluster.calls import Calls, Deadline
 from iotdb_cluster.cluster.driver import Driver
 from iotdb_cluster.cluster.group import Group
-from iotdb_cluster.cluster.log import DurableLog
+from iotdb_cluster.cluster.log import DurableLog, submitted
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.reading import replica_here
 from iotdb_cluster.errors import CallerError, Status
@@ -306,22 +305,15 @@ class Shaping:
         group = replica_here(self._driver, int(head["group"]))
         if group.replica != head["replica"]:
             raise CallerError(Status.NO_LEADER, f"group {group.id} has another replica here than {head['replica']}")
-        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(max(0.0, deadline.left_ms) / 1000):
                 await self._driver.wait_applied(group, int(head["index"]))
-                self._log.submit([], partial(_done, stored))
-                await stored
+                await submitted(self._log)
         except TimeoutError:
             raise CallerError(
                 Status.TIME_OUT, f"node {self._calls.node} has not stored the new members of group {group.id} yet"
             ) from None
         return pack(None)
-
-
-def _done(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 def leaves(state: MetaState, number: int, replica: int) -> bool:

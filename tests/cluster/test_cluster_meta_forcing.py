@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from typing import Any
 
 import pytest
 
+from iotdb_cluster.cluster.calls import Deadline
+from iotdb_cluster.cluster.joining import JOIN_CALL
 from iotdb_cluster.cluster.meta_forcing import LOOK_MS
 from iotdb_cluster.cluster.node import Node
 from iotdb_cluster.cluster.startup import Removed
 from iotdb_cluster.errors import CallerError
-from iotdb_cluster.meta import META_GROUP, commands
+from iotdb_cluster.meta import LEVEL, META_GROUP, commands
+from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.simulation import smoke
 from iotdb_cluster.simulation.client import SimulatedClient, ask_admin
 from iotdb_cluster.world import World
@@ -126,6 +130,50 @@ def test_one_of_two_nodes_dies_for_good() -> None:
         assert trial.record(META_GROUP).generation == 2
         trial.writes_go_on()
         trial.verify()
+
+
+def test_an_operator_who_goes_away_leaves_nothing_half_done() -> None:
+    """Whoever asked may be gone at any moment: the command is carried out all the same."""
+    with Forced(3, replication=2, nodes=2) as trial:
+        trial.simulation.run_until(2_000)
+        trial.lose(2)
+        trial.simulation.run_until(2_000)
+        connection = trial.world.network.connect(smoke._name(1), smoke.NODETOOL_PORT + 1, asyncio.Protocol, 5_000)
+        transport, _ = trial.simulation.run(connection)
+        transport.write(json.dumps(COMMAND).encode() + b"\n")
+        trial.simulation.run_until(lambda: META_GROUP not in trial.nodes[1]._driver.groups, 60_000)
+        transport.abort()
+        trial.settled(1)
+        assert trial.record(META_GROUP).generation == 2
+        trial.remove(1, 2)
+        trial.writes_go_on()
+
+
+def test_who_joins_as_soon_as_the_meta_group_decides_again_is_not_left_out() -> None:
+    """Its place among the members is not the dead one's: whoever tells meta of the force must not take it for that."""
+    with Forced(4, replication=2, nodes=2) as trial:
+        trial.simulation.run_until(2_000)
+        trial.lose(2)
+        trial.simulation.run_until(2_000)
+        node = trial.nodes[1]
+        head = {"address": ["node3", 9003, 40010, 55560], "incarnation": 303, "start": 1, "level": LEVEL, "replaces": 2}
+        body = memoryview(pack({**head, "settings": node._settings.agreement()}))
+
+        async def join() -> dict[str, Any]:
+            while True:
+                with contextlib.suppress(CallerError):
+                    answer, _ = unpack(await node._calls.handlers[JOIN_CALL](body, Deadline(trial.world, 5_000)))
+                    if "busy" not in answer:
+                        return dict(answer)
+                await asyncio.sleep(0.01)
+
+        joining = trial.simulation.spawn(join())
+        answer = trial.ask(1, COMMAND)
+        assert answer.get("node") == 1, answer
+        trial.until(lambda: joining.done() and trial.record(META_GROUP).generation == 2)
+        newcomer = trial.state().node(joining.result()["node"])
+        assert newcomer is not None
+        assert not newcomer.dead
 
 
 def test_two_of_three_nodes_die() -> None:

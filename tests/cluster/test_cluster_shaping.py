@@ -376,3 +376,25 @@ def test_the_survivors_choose_one_log_of_several(seed: int) -> None:
         trial.restart_all()
         trial.until(lambda: all(trial.shaped(number) for number in groups))
         trial.verify()
+
+
+def test_a_survivor_that_has_said_where_its_log_ends_never_takes_part_in_the_old_generation_again() -> None:
+    """Also where it restarts at once, and nobody tells it what meta has decided."""
+    with Trial(77, replication=2) as trial:
+        trial.simulation.run_until(1_000)
+        trial.begin()
+        trial.lose(2)
+        trial.simulation.run_until(1_000)
+        replica = trial.record(1).replica_of(1)
+        forcing = trial.nodes[1]._replicas._forcing
+        assert replica is not None
+        assert forcing is not None
+        trial.force(1)
+        trial.until(lambda: replica.id in forcing._standing)
+        trial.simulation.network.partition({smoke._name(1)}, {smoke._name(3), smoke._name(4)})
+        trial.crash_and_return(1, 100)
+        trial.until(lambda: 1 in trial.groups(1))
+        assert trial.groups(1)[1].generation == 2
+        trial.simulation.network.heal()
+        trial.force(2)
+        trial.verify()

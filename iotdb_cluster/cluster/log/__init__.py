@@ -12,6 +12,7 @@ from iotdb_cluster.cluster.log.identity import Identity, open_identity, read_ide
 from iotdb_cluster.cluster.log.record import Append, Compact, Configuration, Install, Record, Remove, State
 from iotdb_cluster.cluster.log.replica_log import ReplicaLog
 from iotdb_cluster.cluster.log.viewer import describe, fact_line, log_facts
+from iotdb_cluster.cluster.log.waiting import submitted
 
 __all__ = [
     "Append",
@@ -35,4 +36,5 @@ __all__ = [
     "read_identity",
     "replace_file",
     "set_identifier",
+    "submitted",
 ]
