@@ -57,6 +57,16 @@ async def all_led(cluster: Cluster, nodes: Iterable[int] = (1, 2, 3), limit_s: f
                 return
 
 
+async def quiet_cluster(seed: int, group_count: int, *, plain: bool = False) -> tuple[Cluster, Watch]:
+    """Its groups have leaders, and nothing has happened for some seconds."""
+    cluster = Cluster(seed, group_count=group_count, plain=plain)
+    watch = Watch(cluster)
+    await cluster.start()
+    await all_led(cluster)
+    await asyncio.sleep(3)
+    return cluster, watch
+
+
 def ticked(cluster: Cluster) -> int:
     """How many groups have a deadline."""
     return sum(bool(group.deadline) for groups in cluster.every.values() for group in groups.values())
@@ -65,11 +75,7 @@ def ticked(cluster: Cluster) -> int:
 @pytest.mark.parametrize("plain", [False, True])
 def test_quiet_groups_cost_nothing_and_keep_their_leaders(plain: bool) -> None:
     async def main() -> None:
-        cluster = Cluster(1, group_count=20, plain=plain)
-        watch = Watch(cluster)
-        await cluster.start()
-        await all_led(cluster)
-        await asyncio.sleep(3)
+        cluster, watch = await quiet_cluster(1, group_count=20, plain=plain)
         cluster.delivered.clear()
         watch.changes = 0
         await asyncio.sleep(60)
@@ -104,11 +110,7 @@ def test_a_node_that_is_cut_off_loses_its_quiet_groups_in_time(seed: int, plain:
     """The bounds are those of the core: a new leader after the followers' timers, the old one steps down by itself."""
 
     async def main() -> None:
-        cluster = Cluster(seed, group_count=8, plain=plain)
-        watch = Watch(cluster)
-        await cluster.start()
-        await all_led(cluster)
-        await asyncio.sleep(3)
+        cluster, watch = await quiet_cluster(seed, group_count=8, plain=plain)
         victim = watch.leader_of(7)
         others = [node for node in cluster.every if node != victim]
         before = {node: {n: g.raw.term for n, g in cluster.every[node].items()} for node in others}
@@ -134,11 +136,7 @@ def test_a_node_that_is_cut_off_loses_its_quiet_groups_in_time(seed: int, plain:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_node_that_starts_again_is_told_everything(seed: int) -> None:
     async def main() -> None:
-        cluster = Cluster(seed, group_count=8)
-        watch = Watch(cluster)
-        await cluster.start()
-        await all_led(cluster)
-        await asyncio.sleep(3)
+        cluster, watch = await quiet_cluster(seed, group_count=8)
         node = random.Random(seed).choice([1, 2, 3])
         led = [number for number in cluster.every[node] if watch.leader_of(number) == node]
         terms = {number: group.raw.term for number, group in cluster.every[node].items()}
@@ -327,11 +325,7 @@ def test_a_deposed_leader_hears_from_a_follower_that_its_beats_do_not_hold() -> 
     """The lead is handed over where the old leader cannot hear the new one: only the third node can tell it."""
 
     async def main() -> None:
-        cluster = Cluster(3, group_count=4)
-        watch = Watch(cluster)
-        await cluster.start()
-        await all_led(cluster)
-        await asyncio.sleep(3)
+        cluster, watch = await quiet_cluster(3, group_count=4)
         old = watch.leader_of(7)
         new, third = (node for node in (1, 2, 3) if node != old)
         group = cluster.every[old][7]
@@ -427,11 +421,7 @@ def test_a_leader_that_was_said_to_be_gone_and_is_not_is_followed_again(seed: in
     """Its beats went on all the time: they must not pass for being followed by whoever has stood for election."""
 
     async def main() -> None:
-        cluster = Cluster(seed, group_count=8)
-        watch = Watch(cluster)
-        await cluster.start()
-        await all_led(cluster)
-        await asyncio.sleep(3)
+        cluster, watch = await quiet_cluster(seed, group_count=8)
         node = watch.leader_of(7)
         doubter = next(other for other in cluster.every if other != node)
         cluster.drivers[doubter].gone(node)

@@ -22,8 +22,9 @@ from tests.cluster import test_cluster_moves as moves
 from tests.cluster.test_cluster_meta_forcing import Forced
 
 
-def test_who_was_removed_and_not_told_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It knows a leader for ever, as nobody who is no voter any more looks for another."""
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[Removed]:
+    """What nodes ended with that are no members any more."""
     ended: list[Removed] = []
     run = Node.run
 
@@ -33,10 +34,16 @@ def test_who_was_removed_and_not_told_asks(monkeypatch: pytest.MonkeyPatch) -> N
         except Removed as error:
             ended.append(error)
 
+    monkeypatch.setattr(Node, "run", noted)
+    return ended
+
+
+def test_who_was_removed_and_not_told_asks(monkeypatch: pytest.MonkeyPatch, ended: list[Removed]) -> None:
+    """It knows a leader for ever, as nobody who is no voter any more looks for another."""
+
     async def silent(self: Conductor, node: int) -> None:
         await self._propose(lambda request: commands.remove_node(request, node))
 
-    monkeypatch.setattr(Node, "run", noted)
     monkeypatch.setattr(Conductor, "_remove", silent)
     with moves.Trial(5, replication=2) as trial:
         trial.propose(lambda request: commands.leave_node(request, 3, 0))
@@ -46,19 +53,9 @@ def test_who_was_removed_and_not_told_asks(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_who_was_removed_while_it_was_down_asks_though_it_does_not_know_what_was_committed(
-    monkeypatch: pytest.MonkeyPatch,
+    ended: list[Removed],
 ) -> None:
     """A young cluster: after a restart the node knows nobody's decisions, and nobody leads it any more."""
-    ended: list[Removed] = []
-    run = Node.run
-
-    async def noted(self: Node, *args: Any) -> None:
-        try:
-            await run(self, *args)
-        except Removed as error:
-            ended.append(error)
-
-    monkeypatch.setattr(Node, "run", noted)
     with moves.Trial(5, replication=2) as trial:
         trial.simulation.crash(moves.NAMES[2])
         trial.propose(lambda request: commands.leave_node(request, 3, 1))

@@ -111,6 +111,12 @@ class Forced(Trial):
         assert answer.get("dead"), answer
         self.until(lambda: self.state().node(node) is None and self.state().change is None, 240_000)
 
+    def lose_the_other(self) -> None:
+        """The second of two nodes."""
+        self.simulation.run_until(2_000)
+        self.lose(2)
+        self.simulation.run_until(2_000)
+
     def writes_go_on(self) -> None:
         before = sum(map(len, self.acknowledged.values()))
         self.until(lambda: sum(map(len, self.acknowledged.values())) > before + 10)
@@ -119,9 +125,7 @@ class Forced(Trial):
 def test_one_of_two_nodes_dies_for_good() -> None:
     with Forced(1, replication=2, nodes=2) as trial:
         trial.refused(1, "every member of the meta group answers: it needs no force")
-        trial.simulation.run_until(2_000)
-        trial.lose(2)
-        trial.simulation.run_until(2_000)
+        trial.lose_the_other()
         trial.force(1)
         assert trial.record(META_GROUP).generation == 2
         trial.remove(1, 2)
@@ -135,9 +139,7 @@ def test_one_of_two_nodes_dies_for_good() -> None:
 def test_an_operator_who_goes_away_leaves_nothing_half_done() -> None:
     """Whoever asked may be gone at any moment: the command is carried out all the same."""
     with Forced(3, replication=2, nodes=2) as trial:
-        trial.simulation.run_until(2_000)
-        trial.lose(2)
-        trial.simulation.run_until(2_000)
+        trial.lose_the_other()
         connection = trial.world.network.connect(smoke._name(1), smoke.NODETOOL_PORT + 1, asyncio.Protocol, 5_000)
         transport, _ = trial.simulation.run(connection)
         transport.write(json.dumps(COMMAND).encode() + b"\n")
@@ -152,9 +154,7 @@ def test_an_operator_who_goes_away_leaves_nothing_half_done() -> None:
 def test_who_joins_as_soon_as_the_meta_group_decides_again_is_not_left_out() -> None:
     """Its place among the members is not the dead one's: whoever tells meta of the force must not take it for that."""
     with Forced(4, replication=2, nodes=2) as trial:
-        trial.simulation.run_until(2_000)
-        trial.lose(2)
-        trial.simulation.run_until(2_000)
+        trial.lose_the_other()
         node = trial.nodes[1]
         head = {"address": ["node3", 9003, 40010, 55560], "incarnation": 303, "start": 1, "level": LEVEL, "replaces": 2}
         body = memoryview(pack({**head, "settings": node._settings.agreement()}))

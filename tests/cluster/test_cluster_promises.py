@@ -88,15 +88,29 @@ async def overtake(cluster: Cluster, old: int) -> None:
     assert cluster.groups[old].leads, "this took so long that the old leader gave up by itself"
 
 
+async def led(seed: int, *, plain: bool = False) -> tuple[Cluster, int]:
+    """(three nodes that have the same, the one that leads)."""
+    cluster = Cluster(seed, plain=plain)
+    await cluster.start()
+    leader = await cluster.leader()
+    await cluster.settle()
+    return cluster, leader
+
+
+async def answered_with_the_newer(cluster: Cluster, old: int, read: asyncio.Future[int]) -> None:
+    """The old leader answers a read when it has what the others decided meanwhile; the end of a test."""
+    await cluster.settle()
+    await read
+    assert b"newer" in cluster.machines[old].applied
+    await cluster.close()
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_nothing_is_acknowledged_before_it_is_on_a_majoritys_disks(count: int) -> None:
     """One entry goes as a lone one, two as a message."""
 
     async def main() -> None:
-        cluster = Cluster(11)
-        await cluster.start()
-        leader = await cluster.leader()
-        await cluster.settle()
+        cluster, leader = await led(11)
         followers = [node for node in cluster.groups if node != leader]
         releases = [hold_the_disk(cluster, node) for node in followers]
         (future, *_) = cluster.drivers[leader].propose(cluster.groups[leader], [b"written"] * count)
@@ -123,10 +137,7 @@ def test_nothing_is_acknowledged_before_it_is_on_a_majoritys_disks(count: int) -
 
 def test_no_vote_is_given_before_it_is_on_disk() -> None:
     async def main() -> None:
-        cluster = Cluster(12)
-        await cluster.start()
-        leader = await cluster.leader()
-        await cluster.settle()
+        cluster, leader = await led(12)
         candidate, voter = (node for node in cluster.groups if node != leader)
         release = hold_the_disk(cluster, voter)
         cluster.isolate(leader)
@@ -179,18 +190,12 @@ def test_a_vote_outlives_the_process() -> None:
 @pytest.mark.parametrize("plain", [False, True], ids=["beats", "plain"])
 def test_a_leader_that_was_overtaken_confirms_no_read(plain: bool) -> None:
     async def main() -> None:
-        cluster = Cluster(13, plain=plain)
-        await cluster.start()
-        old = await cluster.leader()
-        await cluster.settle()
+        cluster, old = await led(13, plain=plain)
         await overtake(cluster, old)
         read = asyncio.ensure_future(cluster.drivers[old].read_barrier(cluster.groups[old], leader_only=True))
         await asyncio.sleep(SOON_S)
         assert not read.done()
-        await cluster.settle()
-        await read
-        assert b"newer" in cluster.machines[old].applied
-        await cluster.close()
+        await answered_with_the_newer(cluster, old, read)
 
     run_virtual(main)
 
@@ -199,10 +204,7 @@ def test_a_read_waits_for_a_round_that_is_sent_after_it() -> None:
     """The answers to an earlier read's heartbeats were given before the others went on: they are too old."""
 
     async def main() -> None:
-        cluster = Cluster(14)
-        await cluster.start()
-        old = await cluster.leader()
-        await cluster.settle()
+        cluster, old = await led(14)
         group, driver = cluster.groups[old], cluster.drivers[old]
         held = HeldBack(cluster, old, lambda _, kind: kind is MessageType.HEARTBEAT_RESP)
         first = asyncio.ensure_future(driver.read_barrier(group))
@@ -215,10 +217,7 @@ def test_a_read_waits_for_a_round_that_is_sent_after_it() -> None:
         await asyncio.sleep(SOON_S / 3)
         assert first.done(), "a read may be answered as of before the other leader"
         assert not second.done()
-        await cluster.settle()
-        await second
-        assert b"newer" in cluster.machines[old].applied
-        await cluster.close()
+        await answered_with_the_newer(cluster, old, second)
 
     run_virtual(main)
 
@@ -227,10 +226,7 @@ def test_the_hash_of_quiet_groups_confirms_no_read() -> None:
     """Its answer may have been on its way while the others elected a leader and wrote."""
 
     async def main() -> None:
-        cluster = Cluster(15)
-        await cluster.start()
-        old = await cluster.leader()
-        await cluster.settle()
+        cluster, old = await led(15)
         group, driver = cluster.groups[old], cluster.drivers[old]
         while len(group.covers) < 2:  # noqa: ASYNC110 - the group has to become quiet first
             await asyncio.sleep(0.05)
@@ -244,20 +240,14 @@ def test_the_hash_of_quiet_groups_confirms_no_read() -> None:
         held.release()
         await asyncio.sleep(SOON_S / 3)
         assert not read.done()
-        await cluster.settle()
-        await read
-        assert b"newer" in cluster.machines[old].applied
-        await cluster.close()
+        await answered_with_the_newer(cluster, old, read)
 
     run_virtual(main)
 
 
 def test_a_snapshot_counts_when_its_mark_is_durable() -> None:
     async def main() -> None:
-        cluster = Cluster(16)
-        await cluster.start()
-        leader = await cluster.leader()
-        await cluster.settle()
+        cluster, leader = await led(16)
         far = next(node for node in cluster.groups if node != leader)
         cluster.isolate(far)
         for number in range(20):
