@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
+from iotdb_cluster.cluster.applying import Applying
 from iotdb_cluster.cluster.beats import Answer, Beat, Covered
 from iotdb_cluster.cluster.group import Group, Outcome, Proposal, ReadRound
 from iotdb_cluster.cluster.log import Append, DurableLog, Install, Record, State
@@ -93,11 +94,13 @@ class Driver:
         self._stopped = False
         self._reads = 0
         self.groups: dict[int, Group] = {}
+        self._applying = Applying()
         self._timing = Timing(world.random.getrandbits(63) | 1, self.groups, self.step, self._mark)
         self.lone = LoneEntries(
             log,
             outbox,
             self._timing,
+            self._applying,
             self.groups,
             self.step,
             self.wake,
@@ -133,6 +136,7 @@ class Driver:
         del self.groups[group.id]
         self._dirty.pop(group.id, None)
         self._attended.pop(group.id, None)
+        self._applying.waiting.pop(group.id, None)
         group.log.entries_read = None
         group.end()
 
@@ -355,16 +359,19 @@ class Driver:
         self._turn_due = False
         if self._stopped:
             return
+        applying = self._applying
         try:
+            applying.begin()
             self.lone.settle()
             dirty, self._dirty = self._dirty, {}
             for group in dirty.values():
                 self._timing.changed(group)
                 if group.reads_unsent:
                     self._send_reads(group)
-                self._drain(group)
+                self._drain(group, not (applying.waiting or applying.spent))
                 if not group.deadline:
                     self._timing.schedule(group)
+            self._go_on_applying()
             self.lone.submit()
             if self._ticks_due:
                 self._ticks_due = False
@@ -377,13 +384,25 @@ class Driver:
         except Exception as error:
             self._fail(error)
 
-    def _drain(self, group: Group) -> None:
-        """One run of entries a turn: a long log that is applied must not keep the loop from everything else."""
+    def _drain(self, group: Group, applying: bool) -> None:
+        """Do what is to be done; at most one run of entries is applied, and without `applying` that waits."""
         raw = group.raw
-        while raw.has_ready():
-            if self._handle(group, raw.ready()):
+        while raw.has_ready(applying):
+            if self._handle(group, raw.ready(applying)):
                 self.wake(group)
                 return
+        if not applying and raw.applies:
+            self._applying.wait(group)
+
+    def _go_on_applying(self) -> None:
+        """Long logs that are applied must not keep the loop from everything else; one run goes on in any turn."""
+        applying = self._applying
+        while applying.waiting:
+            self._drain(applying.next(), True)
+            if applying.spent:
+                break
+        if applying.waiting:
+            self._turn_later()
 
     def _fail(self, error: BaseException) -> None:
         self.stop()
@@ -503,6 +522,7 @@ class Driver:
 
     def _apply_entries(self, group: Group, entries: Entries) -> None:
         group.apply(entries)
+        self._applying.took(entries)
         if any(entries.kinds):
             for index, (kind, data) in enumerate(zip(entries.kinds, entries.data, strict=True), entries.first):
                 if kind != EntryKind.NORMAL:

@@ -18,6 +18,7 @@ from itertools import accumulate, pairwise, starmap
 from operator import itemgetter
 from typing import Protocol, TypeAlias
 
+from iotdb_cluster.cluster.applying import Applying
 from iotdb_cluster.cluster.beats import Commits, Covered
 from iotdb_cluster.cluster.group import COMMITS_UNSAVED, Group
 from iotdb_cluster.cluster.log import Append, DurableLog, Record, State
@@ -102,6 +103,7 @@ class LoneEntries:
         log: DurableLog,
         outbox: Outbox,
         timing: Timing,
+        applying: Applying,
         groups: dict[int, Group],
         step: Callable[[Group, Message], None],
         wake: Callable[[Group], None],
@@ -116,6 +118,7 @@ class LoneEntries:
         self._log = log
         self._outbox = outbox
         self._timing = timing
+        self._applying = applying
         self._groups = groups
         self._step = step
         self._wake = wake
@@ -305,8 +308,14 @@ class LoneEntries:
         """Apply and tell what is committed."""
         due, self._due = self._due, {}
         for group in due.values():
-            if not group.closed:
+            if group.closed:
+                continue
+            if self._applying.spent:
+                self._applying.wait(group)
+            else:
                 self._settle(group)
+            if group.news_owed:
+                self._untold[group.id] = group
         self._tell_members(len(due) >= BUSY_GROUPS)
 
     def _settle(self, group: Group) -> None:
@@ -315,12 +324,10 @@ class LoneEntries:
         if entries.terms:
             self._apply(group, entries)
             if raw.lone_applied(entries):
-                self._wake(group)  # one run of entries a turn
+                self._wake(group)
             if raw.commit - group.stored.commit >= COMMITS_UNSAVED:
                 group.stored = raw.handed_state
                 self._records.append(State(group.replica, group.stored))
-        if group.news_owed:
-            self._untold[group.id] = group
 
     def submit(self) -> None:
         """Hand the log what there is for it; before anything else of these groups is handed to it."""

@@ -388,7 +388,8 @@ class RawNode:
         self._raft.step(Message(MessageType.FORGET_LEADER))
 
     # --- output -----------------------------------------------------------------------------------------------------
-    def has_ready(self) -> bool:
+    def has_ready(self, applying: bool = True) -> bool:
+        """Whether there is something to be done; without `applying`, beside what is to be applied."""
         raft = self._raft
         log = raft.log
         if raft.messages or raft.after_append or raft.read_states or log.has_next_unstable:
@@ -400,15 +401,16 @@ class RawNode:
             return True
         if log.snapshot is not None:
             return not log.snapshot_in_progress
-        return log.applying < log.committed and log.has_next_committed(not self._async)
+        return applying and log.applying < log.committed and log.has_next_committed(not self._async)
 
-    def ready(self) -> Ready:
-        """Take what is to be done; it counts as in hand from now on."""
+    def ready(self, applying: bool = True) -> Ready:
+        """Take what is to be done; it counts as in hand from now on. Without `applying`, nothing to apply."""
         raft = self._raft
         log = raft.log
         check(not self._after_advance, "ready() before advance()")
         ready = Ready(messages=raft.messages, read_states=raft.read_states, entries=log.next_unstable())
-        ready.committed = log.next_committed(not self._async)
+        if applying:
+            ready.committed = log.next_committed(not self._async)
         ready.snapshot = log.next_snapshot
         if raft.leader != self._leader or raft.role is not self._role:
             self._leader, self._role = raft.leader, raft.role

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from itertools import chain
 
 import pytest
 
+from iotdb_cluster.cluster import applying
 from iotdb_cluster.cluster.group import Outcome
 from iotdb_cluster.cluster.log import Compact
 from iotdb_cluster.errors import NotLeader, OutcomeUnknown
@@ -199,6 +202,46 @@ def test_a_long_log_is_applied_in_pieces() -> None:
         assert max(machine.runs) <= 64 * KIB
         assert len(turns_of_runs) >= 10
         assert len(set(turns_of_runs)) == len(turns_of_runs)
+        loop.set_turn(None)
+        await cluster.close()
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("lone", [False, True], ids=["runs", "lone entries"])
+def test_the_logs_of_many_groups_are_applied_in_pieces(lone: bool) -> None:
+    """As after a restart: all of them together leave the loop to its other work."""
+
+    async def main() -> None:
+        groups, run_bytes = 12, 8 * KIB
+        cluster = Cluster(3, count=1, apply_bytes_max=run_bytes, group_count=groups)
+        await cluster.start()
+        await asyncio.sleep(3)
+        driver, every = cluster.drivers[1], cluster.every[1]
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        applied: list[dict[int, int]] = [{}]  # in each turn: by group, bytes
+
+        def watch(number: int, apply: Callable[[Entries], list[Outcome]]) -> Callable[[Entries], list[Outcome]]:
+            def noted(entries: Entries) -> list[Outcome]:
+                applied[-1][number] = applied[-1].get(number, 0) + entries.byte_size
+                return apply(entries)
+
+            return noted
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(applying, "APPLY_BYTES_MAX", 2 * run_bytes)
+            for number, group in every.items():
+                patch.setattr(group.machine, "apply", watch(number, group.machine.apply))
+            loop.set_turn(lambda: applied.append({}))
+            proposals = [[bytes(KIB)]] * 8 if lone else [[bytes(KIB)] * 60]
+            waiting = [driver.propose(group, some) for some in proposals for group in every.values()]
+            await asyncio.gather(*chain.from_iterable(waiting))
+        busy = [turn for turn in applied if turn]
+        # Where the last run goes beyond what a turn may apply, and one more, that has waited.
+        assert max(sum(turn.values()) for turn in busy) <= (2 + 2) * run_bytes
+        firsts = [next(at for at, turn in enumerate(busy) if number in turn) for number in every]
+        assert max(firsts) <= groups  # none waits until others are through
         loop.set_turn(None)
         await cluster.close()
 
