@@ -344,6 +344,8 @@ class RaftLog:
         )
         self.applying = index
         self.applying_bytes += size
+        for at in [at for at in self._lone if at <= index]:
+            del self._lone[at]
         # Where the limit held something back, wait for an answer: otherwise many small reads would follow.
         self.applying_paused = self.applying_bytes >= self.applying_bytes_max or index < self._appliable_to(
             allow_unstable

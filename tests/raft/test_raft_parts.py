@@ -435,6 +435,22 @@ def test_log_hands_out_a_bounded_number_of_entries_to_apply(lone: bool) -> None:
     assert handed == [3, 3, 2]
 
 
+def test_log_keeps_no_lone_entries_that_are_applied() -> None:
+    """Also where they were handed out by a `Ready`, among others: a quiet group holds no payloads."""
+    stable = MemoryLog()
+    log = RaftLog(stable, NO_LIMIT, NO_LIMIT)
+    for index in range(1, 7):
+        log.append_given(run_of(index, [1]))
+        stable.append(run_of(index, [1]))
+    log.stable_to(1, 6)
+    for commit in (4, 6):
+        log.commit_to(commit)
+        entries = log.next_committed(False)
+        log.accept_applying(entries.last, entries.byte_size, False)
+        log.applied_to(entries.last, entries.byte_size)
+        assert list(log._lone) == list(range(commit + 1, 7))
+
+
 def test_log_reads_across_the_edge_within_the_limit() -> None:
     stable = MemoryLog()
     stable.append(run_of(1, [1, 1, 1]))
