@@ -22,7 +22,7 @@ from iotdb_cluster.cluster.calls import Calls, Deadline
 from iotdb_cluster.cluster.data_group import DataMachine
 from iotdb_cluster.cluster.log import Configuration, DurableLog, Install, ReplicaLog, State, submitted
 from iotdb_cluster.errors import CallerError, Status, check
-from iotdb_cluster.limits import APPLY_BYTES_MAX
+from iotdb_cluster.limits import APPLY_BYTES_MAX, APPLY_ENTRIES_MAX
 from iotdb_cluster.meta import Group as GroupRecord
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.raft import ConfState, HardState
@@ -121,7 +121,7 @@ class Forcing:
     async def _apply_to(self, end: int, view: ReplicaLog, machine: DataMachine) -> None:
         """Apply what the log holds; who its entries made members counts no more."""
         while (next_index := max(machine.data.applied + 1, view.first_index())) <= end:
-            machine.apply(view.read(next_index, end + 1, APPLY_BYTES_MAX))
+            machine.apply(view.read(next_index, min(end, next_index + APPLY_ENTRIES_MAX - 1) + 1, APPLY_BYTES_MAX))
             await asyncio.sleep(0)
 
     async def _chosen(self, record: GroupRecord, stands: Callable[[], bool]) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from iotdb_cluster.cluster.forcing import Forcing, LogEnd, winner
+from iotdb_cluster.limits import APPLY_ENTRIES_MAX
 from iotdb_cluster.packing import pack, unpack
 from iotdb_cluster.raft import ConfState
 
@@ -84,3 +85,21 @@ async def test_who_was_being_filled_is_behind_who_was_to_fill_it() -> None:
     views[2].initial_state = lambda: (None, ConfState((1, 2)))  # it was promoted: it has all of that
     answer, _ = unpack(await forcing._end_call(asked, nothing))
     assert LogEnd(*answer).generation == 2
+
+
+async def test_a_log_is_applied_to_its_end_in_pieces() -> None:
+    """By a node that serves other groups meanwhile."""
+    last, runs = 3 * APPLY_ENTRIES_MAX, []
+    machine: Any = SimpleNamespace(data=SimpleNamespace(applied=10))
+
+    def apply(run: range) -> None:
+        assert run.start == machine.data.applied + 1
+        machine.data.applied = run.stop - 1
+        runs.append(len(run))
+
+    machine.apply = apply
+    view: Any = SimpleNamespace(first_index=lambda: 5, read=lambda low, high, _: range(low, high))
+    nothing: Any = None
+    await Forcing(nothing, nothing, nothing, nothing)._apply_to(last, view, machine)
+    assert machine.data.applied == last
+    assert max(runs) <= APPLY_ENTRIES_MAX
