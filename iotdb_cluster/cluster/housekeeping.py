@@ -369,7 +369,9 @@ class Housekeeping:
                 )
             data, known = machine.data, machine.checkpointed
             if known is None:
-                raise CallerError(Status.NO_LEADER, f"group {number} has got a snapshot itself: try again")
+                raise CallerError(
+                    Status.NO_LEADER, f"group {number} is being repaired, or has got a snapshot itself: try again"
+                )
             found = await self._world.workers.run(data.read_checkpoint)
             check(found[0] == known[0], "group %d: checkpoint %d where %d was published", number, found[0], known[0])
             copy = data.copy(found)
