@@ -170,20 +170,12 @@ class LoneEntries:
 
     def acknowledged(self, node: int, word: Acks) -> None:
         """A follower's node has entries on its disk."""
-        timing = self._timing
-        timing.heard(node)
-        ticks = timing.ticks
-        for number, generation, replica, source, term, index in word.rows:
-            group = self._groups.get(number)
-            if (
-                group is None
-                or group.replica != replica
-                or group.generation != generation
-                or not self.is_of(group, source, node)
-            ):
+        self._timing.heard(node)
+        for row in word.rows:
+            group = self._meant(node, row)
+            if group is None:
                 continue
-            if group.ticked != ticks:
-                timing.touch(group)
+            _, _, replica, source, term, index = row
             outcome = group.raw.lone_acknowledged(source, term, index)
             if outcome == REFUSED:
                 self._step(group, Message(MessageType.APP_RESP, replica, source, term, index=index))
@@ -231,22 +223,13 @@ class LoneEntries:
 
     def appended(self, node: int, word: Appends) -> None:
         """A leader's node sends entries."""
-        timing, leaves_out = self._timing, self.leaves_out
-        timing.heard(node)
-        ticks = timing.ticks
+        leaves_out = self.leaves_out
+        self._timing.heard(node)
         for row, payload in zip(word.rows, word.payloads, strict=True):
-            number, generation, replica, source, term, log_term, index, commit, _ = row
-            group = self._groups.get(number)
-            if (
-                group is None
-                or group.replica != replica
-                or group.generation != generation
-                or not self.is_of(group, source, node)
-                or (leaves_out is not None and leaves_out(group))
-            ):
+            group = self._meant(node, row)
+            if group is None or (leaves_out is not None and leaves_out(group)):
                 continue
-            if group.ticked != ticks:
-                timing.touch(group)
+            _, _, replica, source, term, log_term, index, commit, _ = row
             entry = Entries(index + 1, [term], [_NORMAL], [payload])
             if not self._append(group, source, log_term, commit, entry):
                 self._step(
@@ -266,26 +249,33 @@ class LoneEntries:
     def committed(self, node: int, word: Commits) -> None:
         """A leader's node has committed entries."""
         timing = self._timing
-        ticks = timing.ticks
-        for number, generation, replica, leader, term, commit in word.covered:
-            group = self._groups.get(number)
-            if (
-                group is None
-                or group.replica != replica
-                or group.generation != generation
-                or group.nodes.get(leader) != node
-            ):
+        for pair in word.covered:
+            group = timing.follower(node, pair)
+            if group is None:
                 continue
-            if group.ticked != ticks:
-                timing.touch(group)
+            timing.touch(group)
             raw = group.raw
-            if raw.term == term and raw.leader == leader:
-                raw.commit_known(commit)
+            if (raw.term, raw.leader) == (pair.term, pair.leader):
+                raw.commit_known(pair.commit)
                 if raw.applies:
                     self._due[group.id] = group
         self._later()
 
     # --- as either ----------------------------------------------------------------------------------------------------
+
+    def _meant(self, node: int, row: AppendRow | AckRow) -> Group | None:
+        """The replica that a node's row is for, which knows of the time; None where it is not here, or not of there."""
+        group = self._groups.get(row[0])
+        if (
+            group is None
+            or group.replica != row[2]
+            or group.generation != row[1]
+            or not self.is_of(group, row[3], node)
+        ):
+            return None
+        if group.ticked != self._timing.ticks:
+            self._timing.touch(group)
+        return group
 
     def take(self, group: Group, message: Message) -> bool:
         """Take an append of one entry, or an acknowledgement, that came as a message; False: it has to be stepped."""
