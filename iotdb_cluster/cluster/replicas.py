@@ -368,6 +368,7 @@ class Replicas:
             inflight_bytes_max=max(APPEND_BYTES_MAX, min(INFLIGHT_BYTES_MAX, settings.log_segment_bytes // 4)),
             async_storage_writes=True,
             disable_proposal_forwarding=True,
+            step_down_on_removal=True,  # one that was elected with its own removal in its log could decide nothing
         )
 
     # --- closing ------------------------------------------------------------------------------------------------------

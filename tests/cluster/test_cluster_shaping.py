@@ -18,7 +18,7 @@ from iotdb_cluster.cluster.settings import NodeAddress, Settings
 from iotdb_cluster.errors import CallerError, Status
 from iotdb_cluster.meta import Group as GroupRecord
 from iotdb_cluster.meta import MetaState, commands
-from iotdb_cluster.raft import ConfState
+from iotdb_cluster.raft import ConfChange, ConfChangeSingle, ConfChangeType, ConfState
 from iotdb_cluster.requests import RequestId
 from iotdb_cluster.simulation import smoke
 from iotdb_cluster.simulation.client import SimulatedClient, ask_admin
@@ -282,6 +282,19 @@ def _agreed(trial: Trial, number: int) -> bool:
 
 def _told(trial: Trial, number: int) -> bool:
     return trial.record(number).settled
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_leader_that_is_removed_without_handing_over_leads_no_longer(number: int) -> None:
+    """As one that is elected with its own removal in its log: the others must not wait for it for ever."""
+    with Trial(78) as trial:
+        node = trial.leader(number)
+        group = trial.groups(number)[node]
+        removal = ConfChange((ConfChangeSingle(ConfChangeType.REMOVE_NODE, group.replica),))
+        trial.nodes[node]._driver.propose_change(group, removal)
+        trial.until(lambda: group.replica not in group.raw.configuration.voters, 5_000)
+        assert not group.leads
+        trial.until(lambda: trial.leader(number) not in (0, node), 10_000)
 
 
 MOMENTS = {"learner": _learner, "joint": _joint, "agreed": _agreed, "told": _told}
