@@ -18,10 +18,9 @@ from iotdb_cluster.cluster.settings import NodeAddress
 from iotdb_cluster.cluster.statement_reads import Interrupted, ReadServices, StatementReads
 from iotdb_cluster.cluster.tracing import Trace
 from iotdb_cluster.columns import Column, Int64Array, RowBatch
-from iotdb_cluster.errors import CallerError, Moved, StaleSchema, Status
+from iotdb_cluster.errors import CallerError, Moved, StaleSchema, Status, check
 from iotdb_cluster.limits import STATEMENT_SHOWN_CHARS_MAX
 from iotdb_cluster.query import Plan, QueryContext, Steps, prepare
-from iotdb_cluster.query.operators import select_rows
 from iotdb_cluster.query.requests import (
     Aggregate,
     Last,
@@ -366,7 +365,7 @@ class QueryResult:
         self._runner = runner
         self._reads = reads
         self._entry = entry
-        self._first = first
+        self._first = first if len(first) else None
         self._closed = False
         head = plan.header
         ignore = True if head.ignore_time else None
@@ -378,19 +377,17 @@ class QueryResult:
 
     @property
     def done(self) -> bool:
-        return self._closed or (self._plan.ended and not len(self._first))
+        return self._closed or (self._plan.ended and self._first is None)
 
     async def fetch(self, rows: int) -> RowBatch | None:
-        """The next rows, None at the end; 411 where the query was killed."""
+        """The next rows (first those that `execute` asked for), None at the end; 411 where the query was killed."""
         self._entry.check()
         if self._closed:
             return None
-        batch = self._first
-        if len(batch):
-            self._first = select_rows(batch, slice(rows, None))
-            batch = select_rows(batch, slice(0, rows))
-        else:
+        batch, self._first = self._first, None
+        if batch is None:
             batch = await self._next(rows)
+        check(len(batch) <= rows, "a block of %d rows for a fetch of %d", len(batch), rows)
         if not len(batch):
             await self.close()
             return None

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from iotdb_cluster.auth import AuthState
@@ -62,6 +63,7 @@ T = TypeVar("T")
 CLOSE_TIMEOUT_MS = 5_000
 DECODE_INLINE_BYTES = 64 * 1024  # longer answers of other nodes are decoded on a worker
 SERIES_INLINE_MAX = 500  # series whose descriptions, or parts of an answer, are made on the loop: about 2 ms
+COLUMNS_INLINE_MAX = 500  # columns of a batch that are decoded on the loop: about 2 ms
 PATTERNS_INLINE_MAX = 200  # patterns that are looked up before others may use the loop
 MID_TIMEOUT_MS = 1_000  # of the try at a leader at consistency `mid`
 _LOST_CODES = (Status.NO_CONNECTION, Status.NO_LEADER, Status.QUERY_ID_NOT_EXIST)
@@ -340,13 +342,12 @@ class StatementReads:
                 owners.setdefault(place.group, []).append((partition, place.slot, place.epoch))
         return [_Share(group, owner, tuple(units)) for owner, units in owners.items()]
 
-    def _by_storage_group(self, series: Sequence[SeriesInfo]) -> dict[int, list[int]]:
-        found: dict[int, list[int]] = {}
-        for at, one in enumerate(series):
-            found.setdefault(one.storage_group_id, []).append(at)
-        return found
+    async def _by_storage_group(self, series: Sequence[SeriesInfo]) -> dict[int, list[int]]:
+        if len(series) <= SERIES_INLINE_MAX:
+            return _places_by_storage_group(series)
+        return await self._s.world.workers.run(_places_by_storage_group, series)
 
-    def _head(self, share: _Share, request: Request, consistency: str) -> bytes:
+    def _head(self, share: _Share, part: Callable[[], Request], consistency: str) -> bytes:
         return pack(
             {
                 "group": share.owner,
@@ -356,37 +357,34 @@ class StatementReads:
                 "units": [list(unit) for unit in share.units],
                 "interval": self._interval,
             },
-            [codec.encode_request(request)],
+            [codec.encode_request(part())],
         )
 
-    async def _at_owner(self, share: _Share, method: str, request: Request) -> tuple[int, memoryview]:
-        """(the node that answered, its answer)."""
-
-        long = isinstance(request, Aggregate | Last | Nearest | OpenScan) and len(request.series) > SERIES_INLINE_MAX
+    async def _at_owner(
+        self, share: _Share, method: str, series: int, part: Callable[[], Request]
+    ) -> tuple[int, memoryview]:
+        """(the node that answered, its answer). `part` makes the request, for that many series."""
 
         async def attempt(node: int, within: Deadline, consistency: str) -> tuple[int, memoryview]:
-            if long:
-                body = await self._s.world.workers.run(self._head, share, request, consistency)
+            if series > SERIES_INLINE_MAX:
+                body = await self._s.world.workers.run(self._head, share, part, consistency)
             else:
-                body = self._head(share, request, consistency)
+                body = self._head(share, part, consistency)
             return node, await self._s.calls.call(node, method, body, within)
 
         return await self._at_leader(share.owner, attempt)
 
     async def _open_scan(self, request: OpenScan) -> list[Stream]:
         jobs: list[tuple[_Share, tuple[int, ...]]] = []
-        for identifier, places in self._by_storage_group(request.series).items():
+        for identifier, places in (await self._by_storage_group(request.series)).items():
             jobs += [(share, tuple(places)) for share in self._shares(identifier, request.low, request.high)]
 
         async def open_one(share: _Share, places: tuple[int, ...]) -> Stream:
-            part = OpenScan(
-                tuple(request.series[at] for at in places),
-                request.low,
-                request.high,
-                request.ascending,
-                request.batch_rows,
-            )
-            node, answer = await self._at_owner(share, "scan open", part)
+            def part() -> Request:
+                series = tuple(request.series[at] for at in places)
+                return OpenScan(series, request.low, request.high, request.ascending, request.batch_rows)
+
+            node, answer = await self._at_owner(share, "scan open", len(places), part)
             head, _ = unpack(answer)
             self._streams += 1
             self._cursors[self._streams] = _Cursor(node, int(head["cursor"]), places)
@@ -412,7 +410,10 @@ class StatementReads:
             raise Interrupted(
                 f"the query ended, a node that it reads from is lost: repeat it ({error.message})"
             ) from None
-        (rows,) = codec.decode_answer(_ONE_PULL, answer)
+        if len(cursor.columns) <= COLUMNS_INLINE_MAX:
+            (rows,) = codec.decode_answer(_ONE_PULL, answer)
+        else:
+            (rows,) = await self._s.world.workers.run(codec.decode_answer, _ONE_PULL, answer)
         if rows is None:
             del self._cursors[stream]
         return rows
@@ -443,9 +444,11 @@ class StatementReads:
     ) -> list[tuple[list[int], memoryview]]:
         """Ask every share of the series' storage groups for its part; (places in `series`, answer)."""
         jobs: list[tuple[_Share, list[int]]] = []
-        for identifier, places in self._by_storage_group(series).items():
+        for identifier, places in (await self._by_storage_group(series)).items():
             jobs += [(share, places) for share in self._shares(identifier, low, high)]
-        answers = await asyncio.gather(*(self._at_owner(share, "points", part(places)) for share, places in jobs))
+        answers = await asyncio.gather(
+            *(self._at_owner(share, "points", len(places), partial(part, places)) for share, places in jobs)
+        )
         return [(places, answer) for (_, places), (_, answer) in zip(jobs, answers, strict=True)]
 
     async def _aggregate(self, request: Aggregate) -> list[Partials]:
@@ -511,12 +514,19 @@ class StatementReads:
         return await self._s.running(self._deadline)
 
 
+def _places_by_storage_group(series: Sequence[SeriesInfo]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for at, one in enumerate(series):
+        found.setdefault(one.storage_group_id, []).append(at)
+    return found
+
+
 def _merged(request: Aggregate, answers: Sequence[tuple[list[int], memoryview]]) -> list[Partials]:
     """The states of each series of all the shares' answers; (places in `request.series`, answer)."""
     found: list[list[Partials]] = [[] for _ in request.series]
     for places, answer in answers:
-        for at, partial in zip(places, codec.decode_answer(request, answer), strict=True):
-            found[at].append(partial)
+        for at, states in zip(places, codec.decode_answer(request, answer), strict=True):
+            found[at].append(states)
     return [
         merge(parts) if parts else empty(one.type, need, len(request.starts))
         for one, need, parts in zip(request.series, request.needs, found, strict=True)

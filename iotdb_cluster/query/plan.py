@@ -14,6 +14,8 @@ from iotdb_cluster.query.requests import Request, Steps
 
 __all__ = ["Header", "Plan", "QueryContext", "drive", "header_of"]
 
+PARTS_JOINED_MAX = 64  # batches of a fetch that are made one at a time
+
 T = TypeVar("T")
 
 
@@ -82,6 +84,7 @@ class Plan:
 
     def __init__(self, header: Header, source: Operator) -> None:
         self.header = header
+        self._types = header.physical_types  # here, where a worker makes what is wide
         self._source = source
         self._rest: RowBatch | None = None
         self._ended = False
@@ -91,6 +94,7 @@ class Plan:
 
         Fewer than asked for come at the end, and where they fill a response.
         """
+        runs: list[RowBatch] = []  # each of `PARTS_JOINED_MAX` parts: joining all at the end could hold up the loop
         parts: list[RowBatch] = []
         have = held = 0
         while have < rows and held < RESPONSE_BYTES_MAX:
@@ -108,9 +112,12 @@ class Plan:
             parts.append(batch)
             have += len(batch)
             held += batch.nbytes
+            if len(parts) == PARTS_JOINED_MAX:
+                runs.append(_joined(parts, self._types))
+                parts = []
         if self._ended:
             yield from self._source.close()
-        return _joined(parts, self.header.physical_types)
+        return _joined([*runs, *parts], self._types)
 
     @property
     def ended(self) -> bool:

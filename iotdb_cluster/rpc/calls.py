@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from iotdb_cluster.columns import DataType
 from iotdb_cluster.errors import CallerError, Status, check
 from iotdb_cluster.limits import SESSIONS_PER_CONNECTION_MAX
 from iotdb_cluster.rpc.cursors import Cursor, Login, fetch_rows
@@ -35,6 +36,7 @@ __all__ = ["IGNORED", "METHODS", "NOT_SUPPORTED", "Caller", "Limits", "Method", 
 
 T = TypeVar("T")
 PROTOCOL_V3 = 2
+TYPE_NAMES = tuple(kind.name for kind in DataType)  # by number: looking up `name` costs 1 us for each column
 TIMED_OUT = "Current query is time out, please check your statement or modify timeout parameter."
 PYTHON_FETCH_TIMEOUT_MS = 1_000  # the stock Python client sends it with every fetch, whatever its user asked for
 
@@ -189,7 +191,7 @@ async def _answer_query(
         columns=list(header.columns),
         operationType=header.operation,
         ignoreTimeStamp=header.ignore_time,
-        dataTypeList=[kind.name for kind in header.types],
+        dataTypeList=[TYPE_NAMES[kind] for kind in header.types],
         columnNameIndexMap=None if header.name_index is None else dict(header.name_index),
     )
     if header.non_align:

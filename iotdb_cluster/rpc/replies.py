@@ -12,6 +12,7 @@ from iotdb_cluster.errors import CallerError, Status
 from iotdb_cluster.rpc.checker import encode
 from iotdb_cluster.rpc.handler import Redirect
 from iotdb_cluster.rpc.idl import client
+from iotdb_cluster.rpc.results import INLINE_COLUMNS_MAX
 from iotdb_cluster.rpc.wire import Message, MessageKind, Wire
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "PROTOCOL_ERROR",
     "UNKNOWN_METHOD",
     "exception_reply",
+    "is_wide",
     "part_statuses",
     "reply",
     "status",
@@ -57,6 +59,15 @@ def status_of(error: CallerError) -> Any:
     if error.parts and any(part is not None for part in error.parts):
         return status(Status.MULTIPLE_ERROR, None, part_statuses(error.parts))
     return _plain(error)
+
+
+def is_wide(success: Any) -> bool:
+    """Whether encoding what a method returns may take milliseconds: blocks of thousands of columns."""
+    for name in ("queryDataSet", "nonAlignQueryDataSet"):
+        block = getattr(success, name, None)
+        if block is not None and len(block.valueList) > INLINE_COLUMNS_MAX:
+            return True
+    return False
 
 
 def reply(wire: Wire, message: Message, success: Any) -> bytes:

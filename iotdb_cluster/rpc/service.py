@@ -33,6 +33,7 @@ from iotdb_cluster.rpc.replies import (
     PROTOCOL_ERROR,
     UNKNOWN_METHOD,
     exception_reply,
+    is_wide,
     reply,
     status,
     status_of,
@@ -323,6 +324,8 @@ class ClientService:
             answer = method.failed(status(Status.INTERNAL_SERVER_ERROR, text))
         if message.name == "openSession" and connection.logins:
             connection.frame_bytes_max = self.limits.frame_bytes_max
+        if is_wide(answer):
+            return await self.world.workers.run(reply, wire, message, answer)
         return reply(wire, message, answer)
 
     async def _insert(self, connection: _Connection, wire: Wire, message: Message, frame: Buffer) -> bytes:
