@@ -57,6 +57,7 @@ class _Watched:
         # Files may be ahead of the checkpoint that they were found beside, up to what anybody had applied by then: what
         # is applied again changes nothing, and below that index the content is not yet that of the index. There it is.
         self.sound = watch.meeting(group.id)
+        self._mirrors = _mirrors_finished(inner)
 
     def apply(self, entries: Entries) -> list[Outcome]:
         check(
@@ -64,6 +65,7 @@ class _Watched:
             "%s applies entry %d of group %d after %d", self._name, entries.first, self._group, self.applied,
         )  # fmt: skip
         self._watch.applies(self._name, self._group, entries)
+        self._meet_again()
         outcomes: list[Outcome] = []
         low = entries.first
         while low <= entries.last:
@@ -76,6 +78,13 @@ class _Watched:
                 self._watch.compare(self._name, self._group, high, self.inner)
             low = high + 1
         return outcomes
+
+    def _meet_again(self) -> None:
+        """A damaged unit was fetched anew: it is as of where the other replica stood, which may be ahead of here."""
+        mirrors = _mirrors_finished(self.inner)
+        if mirrors != self._mirrors:
+            self._mirrors = mirrors
+            self.sound = self._watch.meeting(self._group)
 
     def configured(self, configuration: ConfState, index: int) -> None:
         self.inner.configured(configuration, index)
@@ -94,6 +103,7 @@ class _Watched:
         self.inner.install(snapshot)
         self.applied = snapshot.index
         self.sound = self._watch.meeting(self._group)
+        self._mirrors = _mirrors_finished(self.inner)
         if self.applied == self.sound:
             self._watch.compare(self._name, self._group, self.applied, self.inner)
 
@@ -249,6 +259,10 @@ def _prints(entries: Entries) -> list[_Print]:
         _Print(term, int(kind), crc32c.crc32c(data))
         for term, kind, data in zip(entries.terms, entries.kinds, entries.data, strict=True)
     ]
+
+
+def _mirrors_finished(machine: Any) -> int:
+    return int(machine.data.store.mirrors_finished) if hasattr(machine, "data") else 0
 
 
 def _content(machine: Any) -> str:

@@ -51,6 +51,7 @@ class UnitTable:
         self._marking = threading.Lock()
         self._marked: set[int] = set()  # `number` of damaged units of which that is durable
         self._mirrored: dict[UnitId, Unit] = {}  # damaged units of which a copy is on its way
+        self.mirrors_finished = 0  # copies that took the place of damaged units, in this life
         self._turns: dict[int, UnitId] = {}  # by storage group, in the order of service: the unit compacted last
         self._retired: set[int] = set()  # id() of flushed memtables that readers still pin
 
@@ -357,6 +358,7 @@ class UnitTable:
         self.corrupt.pop(new.id, None)  # first: whoever marks damage on a worker must not take the new one for the old
         self._marked.discard(old.number)
         self._units[new.id] = new
+        self.mirrors_finished += 1
         with self._lock:
             self._garbage_units.append(old)
 

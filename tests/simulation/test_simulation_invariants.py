@@ -48,6 +48,7 @@ class Machine:
     def __init__(self, content: str = "") -> None:
         self.data = self.store = self
         self.corrupt: dict[Any, str] = {}
+        self.mirrors_finished = 0
         self.content = content
 
     def digest(self) -> str:
@@ -247,6 +248,30 @@ def test_content_is_compared_only_from_where_files_may_have_been_ahead() -> None
 def test_content_is_compared_where_a_replica_that_came_back_meets_the_others() -> None:
     with pytest.raises(AssertionError, match=f"a and b differ in group 1, both at entry {2 * DIGEST_ENTRIES}"):
         _come_back("ahead")
+
+
+def _fetch_ahead(content: str, last: bytes) -> World:
+    """B comes back at entry 3 where A is at 5, and gets a unit as of 9, where A is by then; it applies up to 9."""
+    world = World()
+    run = entries(1, *[b"x"] * 8, last)
+    world.a.machine.apply(run.slice(1, 6))
+    replica = Replica(replica=8, applied=3, machine=Machine("b'x'" * 3))
+    world.restart("b", replica)
+    world.a.machine.apply(run.slice(6, 10))
+    inner = replica.machine.inner
+    inner.content, inner.mirrors_finished = content, 1
+    inner.apply = lambda entries: [None] * len(entries)  # what the unit holds is passed over
+    replica.machine.apply(run.slice(4, 10))
+    return world
+
+
+def test_content_is_compared_only_from_where_a_unit_that_was_fetched_anew_may_have_been_ahead() -> None:
+    assert _fetch_ahead("b'x'" * 8 + "b'y'", b"y").invariants.compared == 3  # A at 5 and 9, B at 9 alone
+
+
+def test_content_is_compared_where_a_replica_meets_the_unit_that_it_fetched_anew() -> None:
+    with pytest.raises(AssertionError, match="a and b differ in group 1, both at entry 9"):
+        _fetch_ahead("b'x'" * 9, b"y")
 
 
 def test_content_is_compared_where_a_snapshot_is_that_of_where_the_others_stand() -> None:
