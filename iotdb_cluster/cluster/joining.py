@@ -35,6 +35,7 @@ from iotdb_cluster.world import FileSystem, World
 
 __all__ = [
     "JOIN_CALL",
+    "MEMBER_CALL",
     "Entry",
     "Joined",
     "ask_to_join",
@@ -47,7 +48,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-JOIN_CALL = "join"
+JOIN_CALL, MEMBER_CALL = "join", "is member"
+CURRENT_MEMBERS = pack({"node": 0, "current": True})  # the members by all that the meta group has decided by now
 ASK_TIMEOUT_MS = 5_000  # of one question to a seed at the first start
 JOIN_TIMEOUT_MS = 10_000  # of one wish to be admitted, which the meta group decides
 ROUND_MS = 1_000  # between two rounds of asking
@@ -94,11 +96,15 @@ async def enter(world: World, settings: Settings, identity: Identity, peers: Nod
         head, _ = unpack(await peers.call_stranger(address, JOIN_CALL, request, JOIN_TIMEOUT_MS))
         return dict(head)
 
+    async def ask_members(address: NodeAddress) -> Mapping[str, Any]:
+        head, _ = unpack(await peers.call_stranger(address, MEMBER_CALL, CURRENT_MEMBERS, ASK_TIMEOUT_MS))
+        return dict(head)
+
     joined = read_joined(world.files, settings.system_path)
     if identity.identifier:
         await check_no_copy(settings, identity, joined, ask_tale)
         if settings.joins:
-            await check_still_member(settings, identity, ask_tale)
+            await check_still_member(settings, identity, ask_members)
         if joined is None:
             return Entry(identity, {}, {}, ())
         return Entry(identity, joined.addresses, {}, joined.founders)
@@ -219,23 +225,24 @@ def warn_of_loss(node: int, value: Mapping[str, Any]) -> None:
 
 
 async def check_still_member(
-    settings: Settings, identity: Identity, ask: Callable[[NodeAddress], Awaitable[Tale]]
+    settings: Settings, identity: Identity, ask: Callable[[NodeAddress], Awaitable[Mapping[str, Any]]]
 ) -> None:
     """A node that has an identifier is told to join: fine where the seeds' cluster is the one that it is in already.
 
-    Raises OtherSettings where a seed's cluster does not know it. Where no seed answers, the stored membership rules.
+    `ask` gives a seed's answer to `CURRENT_MEMBERS`. Raises OtherSettings where a seed's cluster does not know this
+    node. Where no seed can say what its meta group has decided by now, the stored membership rules.
     """
     for seed in settings.seeds:
         if seed.name == settings.address.name:
             continue
         try:
-            tale = await ask(seed)
+            answer = await ask(seed)
         except CallerError as error:
             logger.info("%s was not asked whether this node is a member: %s", seed.name, error.message)
             continue
-        if not tale.formed:
+        if not answer.get("current"):  # an earlier release: it may not have heard of this node yet
             continue
-        if identity.incarnation not in tale.incarnations.values():
+        if identity.incarnation not in [incarnation for _, incarnation, *_ in answer["nodes"]]:
             raise OtherSettings(
                 f"these directories are those of node {identity.identifier} of another cluster, or of one that was "
                 f"removed: the cluster of {seed.name} has no such member. To join it, start with empty directories"

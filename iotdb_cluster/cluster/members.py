@@ -13,7 +13,7 @@ from typing import Any
 
 from iotdb_cluster.cluster.calls import Calls, Deadline, Leaders
 from iotdb_cluster.cluster.conductor import EXILE_CALL, Conductor, described
-from iotdb_cluster.cluster.joining import JOIN_CALL, warn_of_loss
+from iotdb_cluster.cluster.joining import JOIN_CALL, MEMBER_CALL, warn_of_loss
 from iotdb_cluster.cluster.meta_access import MetaAccess
 from iotdb_cluster.cluster.meta_forcing import REACH_CALL
 from iotdb_cluster.cluster.peers import NodePeers
@@ -32,7 +32,7 @@ __all__ = ["CHANGE_CALL", "LEAVE_CALL", "MEMBER_CALLS", "Members"]
 
 logger = logging.getLogger(__name__)
 
-LEAVE_CALL, CHANGE_CALL, MEMBER_CALL = "leave", "change", "is member"
+LEAVE_CALL, CHANGE_CALL = "leave", "change"
 MEMBER_CALLS = (JOIN_CALL, LEAVE_CALL, CHANGE_CALL, MEMBER_CALL, REACH_CALL, EXILE_CALL)
 PROPOSE_MS = 10_000
 BARRIER_MS = 4_000
@@ -241,13 +241,16 @@ class Members:
         return pack(None)
 
     async def _member_call(self, body: memoryview, deadline: Deadline) -> bytes:
-        """Whether a node was removed, as far as is known here."""
-        del deadline
+        """Whether a node was removed, as far as is known here; asked for what is `current`, by all that is decided."""
         head, _ = unpack(body)
+        current = bool(head.get("current"))
+        if current:
+            self._require_formed()
+            await self._meta.barrier(deadline.within(PROBE_MS))  # who asks goes on without an answer
         state, node = self._meta.state, int(head["node"])
         removed = state.bootstrapped and (state.removed_node(node) or state.left_out(node))
         nodes = [[one.id, one.incarnation, one.start, *one.address] for one in state.nodes if one.registered]
-        return pack({"removed": removed, "nodes": nodes})
+        return pack({"removed": removed, "nodes": nodes, "current": current})
 
     async def run(self) -> None:
         """Until cancelled: a node that hears nothing of the meta group asks whether it was removed."""

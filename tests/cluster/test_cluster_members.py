@@ -135,22 +135,24 @@ def test_what_was_told_is_kept(tmp_path: Any) -> None:
         read_joined(files, str(tmp_path))
 
 
-def tale(incarnation: int = 77, formed: bool = True, known: int = 77) -> Tale:
-    return Tale("127.0.0.1:9003", SEEDS[0], incarnation, {}, formed, {"127.0.0.1:9009": known})
+def tale(incarnation: int = 77) -> Tale:
+    return Tale("127.0.0.1:9003", SEEDS[0], incarnation, {}, True, {"127.0.0.1:9009": 77})
 
 
 async def test_a_member_that_is_told_to_join_starts_only_where_it_is_known() -> None:
-    async def ask(_: NodeAddress) -> Tale:
-        return tale()
+    def cluster_of(incarnation: int, current: bool = True) -> Callable[[NodeAddress], Awaitable[Mapping[str, Any]]]:
+        async def ask(_: NodeAddress) -> Mapping[str, Any]:
+            return {"removed": False, "nodes": [[4, incarnation, 1, "127.0.0.1", 9009]], "current": current}
 
-    async def another(_: NodeAddress) -> Tale:
-        return tale(known=78)
+        return ask
 
-    async def nobody(_: NodeAddress) -> Tale:
+    async def nobody(_: NodeAddress) -> Mapping[str, Any]:
         raise DOWN
 
-    await check_still_member(settings(), Identity(4, 77, 2), ask)
+    another = cluster_of(78)
+    await check_still_member(settings(), Identity(4, 77, 2), cluster_of(77))
     await check_still_member(settings(), Identity(4, 77, 2), nobody)
+    await check_still_member(settings(), Identity(4, 77, 2), cluster_of(78, current=False))  # it may be behind
     with pytest.raises(OtherSettings, match="node 4 of another cluster, or of one that was removed"):
         await check_still_member(settings(), Identity(4, 77, 2), another)
 

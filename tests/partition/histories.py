@@ -86,11 +86,15 @@ class History:
     def up_holders(self, group: Group) -> set[int]:
         return {r.id for r in group.replicas if r.id in self.holders[group.id] and r.node not in self.down}
 
+    @staticmethod
+    def present(group: Group) -> list[set[int]]:
+        """The configurations of this generation: after a force meta remembers those of the one before for a while."""
+        known = {replica.id for replica in group.replicas}
+        return [set(members) for members in group.configurations if set(members) <= known]
+
     def majority_up(self, group: Group) -> bool:
         up = {replica.id for replica in group.replicas if replica.node not in self.down}
-        known = {replica.id for replica in group.replicas}
-        now = [members for members in group.configurations if set(members) <= known]  # of this generation
-        return all(2 * len(up & set(members)) > len(members) for members in now)
+        return all(2 * len(up & members) > len(members) for members in self.present(group))
 
     def look(self) -> None:
         state = self.state
@@ -114,7 +118,7 @@ class History:
             assert len(nodes) == len(set(nodes))
             assert all(state.node(node) is not None for node in nodes)
             assert group.target
-            kept = set.intersection(*(set(members) for members in group.configurations))
+            kept = set.intersection(*self.present(group))
             assert kept, f"group {group.id} keeps nobody from {group.configurations}"
             if group.id in used:
                 assert self.up_holders(group), f"nobody who is up has group {group.id}"
@@ -304,7 +308,7 @@ class History:
         if not ready:
             return False
         command = self.random.choice(ready)
-        again, joining = False, set[int]()
+        again = False
         if command[0] is commands.end_move:
             move = self.state.move(command[1])
             assert move is not None
@@ -316,13 +320,11 @@ class History:
             again = self.bound is not None and move.id in self.before and command[2] != expected
         else:
             shifting = self.state.group(command[1])
-            assert shifting is not None
-            joining = {replica.id for replica in shifting.target if replica.role is Role.JOINING}
+            assert shifting is not None  # and that it is shaped was committed by those of the target: they have all
+            self.holders[shifting.id] |= {one.id for one in shifting.target if one.node not in self.down}
         self.do(*command)
         if again:
             self.decided()
-        if command[0] is commands.group_shaped:
-            self.holders[command[1]] |= joining
         return True
 
     def turn(self) -> None:
