@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from iotdb_cluster.cluster.node import Node
 from iotdb_cluster.cluster.settings import NodeAddress, Settings
-from iotdb_cluster.cluster.startup import Refused
+from iotdb_cluster.cluster.startup import OtherSettings, Refused
 from iotdb_cluster.columns import DataType
 from iotdb_cluster.errors import CallerError
 from iotdb_cluster.limits import KIB, MIB
@@ -98,7 +98,7 @@ class Growth:
             node = self.running[name] = Node(world, settings)
             try:
                 await node.run()
-            except Refused:
+            except (Refused, OtherSettings):  # the latter where it is told to join, and has disks of a removed node
                 if name not in self.left:
                     raise
 
