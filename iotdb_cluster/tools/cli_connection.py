@@ -70,7 +70,7 @@ class ResultPage:
 
 
 class Connection:
-    """Raises Disconnected, Refused, and KeyboardInterrupt only where the user insists."""
+    """Raises Disconnected and Refused; KeyboardInterrupt only between two calls, or out of `call`."""
 
     def __init__(self, host: str, port: int, *, compact: bool = False) -> None:
         self.host = host
@@ -92,8 +92,12 @@ class Connection:
 
     def call(self, method: str, *arguments: Any) -> Any:
         """What the method returns; TApplicationException where the server has no such method or broke on it."""
-        self.send(method, *arguments)
-        return self.receive(method)
+        try:
+            self.send(method, *arguments)
+            return self.receive(method)
+        except KeyboardInterrupt:  # the answer may still come: it must not be taken for that of another call
+            self.abandon()
+            raise
 
     def send(self, method: str, *arguments: Any) -> None:
         """A call whose answer is to be fetched by `receive`, in order."""
@@ -181,21 +185,22 @@ class Connection:
         return Results(self, text, answer)
 
     def _cancellable(self, method: str, request: Any, query_id: int = RUNNING) -> Any:
-        """The answer of a call that Ctrl-C cancels: the server then ends it with an error, which is the answer."""
-        cancels = 0
+        """The answer of a call that Ctrl-C cancels: the server then ends it with an error, which is the answer.
 
-        def cancel() -> None:
-            nonlocal cancels
-            cancels += 1
-            if cancels > 1:
-                raise KeyboardInterrupt
-            self.send("cancelOperation", client().TSCancelOperationReq(self.session, query_id))
-
-        self.send(method, request)
-        with _on_interrupt(cancel):
-            answer = self.receive(method)
-        if cancels:
-            self.receive("cancelOperation")
+        A second Ctrl-C gives the connection up (Disconnected): the answers that are on their way belong to nobody.
+        """
+        cancel = client().TSCancelOperationReq(self.session, query_id)
+        interrupts = _Interrupts(lambda: self.send("cancelOperation", cancel))
+        try:
+            with interrupts.caught():
+                self.send(method, request)
+                interrupts.call_is_sent()
+                answer = self.receive(method)
+                if interrupts.told:
+                    self.receive("cancelOperation")
+        except _GivenUp:
+            self.abandon()
+            raise Disconnected("interrupted") from None
         return answer
 
     def fetch(self, text: str, query_id: int, aligned: bool) -> Any:
@@ -210,17 +215,46 @@ class Connection:
         _require(self.call("closeOperation", client().TSCloseOperationReq(self.session, query_id, self.statement)))
 
 
-@contextmanager
-def _on_interrupt(act: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C calls `act` within the block, instead of tearing an answer that is half received."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, lambda *_: act())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+class _GivenUp(BaseException):
+    """The second Ctrl-C."""
+
+
+class _Interrupts:
+    """Ctrl-C while a call is under way. It must not tear a frame, nor part a call from its answer: so the first calls
+    `cancel` once the call is sent, and only the second raises."""
+
+    def __init__(self, cancel: Callable[[], None]) -> None:
+        self._cancel = cancel
+        self._sent = False
+        self._count = 0
+        self.told = False
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGINT, lambda *_: self._came())
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def call_is_sent(self) -> None:
+        self._sent = True
+        if self._count and not self.told:
+            self._tell()
+
+    def _came(self) -> None:
+        self._count += 1
+        if self._count > 1:
+            raise _GivenUp
+        if self._sent:
+            self._tell()
+
+    def _tell(self) -> None:
+        self.told = True
+        self._cancel()
 
 
 def _require(status: Any) -> None:

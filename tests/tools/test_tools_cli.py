@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from iotdb_cluster.columns import Column, DataType
 from iotdb_cluster.tools.cli import BadUsage, parse_arguments
-from iotdb_cluster.tools.cli_connection import Connection, PageColumn, ResultPage, Results
+from iotdb_cluster.tools.cli_connection import Connection, Disconnected, PageColumn, Refused, ResultPage, Results
 from iotdb_cluster.tools.cli_tables import lines_of, repaged
 from iotdb_cluster.tools.cli_text import is_open, statements
 from iotdb_cluster.tools.cli_times import TimeFormat, check_pattern
@@ -468,6 +468,53 @@ def test_ctrl_c_ends_what_runs(terminal: Callable[[], Terminal], port: str) -> N
     assert running(port) == []
     shell.type("\x04")
     assert shell.exit_code() == 0
+
+
+class Interrupted(Connection):
+    """Ctrl-C so many times while the first block but one is asked for: before that is sent, and behind it."""
+
+    def __init__(self, port: str, before: int, behind: int) -> None:
+        super().__init__("127.0.0.1", int(port))
+        self._times = [before, behind]
+        self.open("root", "root", "UTC")
+
+    def send(self, method: str, *arguments: Any) -> None:
+        before, behind = self._times if method == "fetchResults" else (0, 0)
+        for _ in range(before):
+            signal.raise_signal(signal.SIGINT)
+        super().send(method, *arguments)
+        if before or behind:
+            self._times = [0, 0]
+        for _ in range(behind):
+            signal.raise_signal(signal.SIGINT)
+
+
+ROWS_TO_CANCEL = "select count(s) from root.tty.c group by ([0, 100000), 1ms)"
+
+
+@pytest.mark.parametrize(("before", "behind"), [(1, 0), (0, 1)])
+def test_ctrl_c_parts_no_call_from_its_answer(port: str, before: int, behind: int) -> None:
+    cli("-p", port, "-e", "insert into root.tty.c(timestamp, s) values(1, 1)")
+    connection = Interrupted(port, before, behind)
+    results = connection.execute(ROWS_TO_CANCEL)
+    assert isinstance(results, Results)
+    with pytest.raises(Refused, match=r"was killed|Has not executed query"):
+        list(results.pages())
+    version = connection.execute("show version")
+    assert isinstance(version, Results)
+    assert [page.columns[0].cells.tolist() for page in version.pages()] == [[b"0.12.5"]]
+    connection.close()
+
+
+def test_ctrl_c_twice_gives_the_connection_up(port: str) -> None:
+    cli("-p", port, "-e", "insert into root.tty.c(timestamp, s) values(1, 1)")
+    connection = Interrupted(port, 0, 2)
+    results = connection.execute(ROWS_TO_CANCEL)
+    assert isinstance(results, Results)
+    with pytest.raises(Disconnected):
+        list(results.pages())
+    with pytest.raises(Disconnected):
+        connection.execute("show version")
 
 
 def test_a_server_that_goes_and_comes_back(node: Any, terminal: Callable[[], Terminal]) -> None:
