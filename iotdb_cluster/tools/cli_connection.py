@@ -196,9 +196,11 @@ class Connection:
                 self.send(method, request)
                 interrupts.call_is_sent()
                 answer = self.receive(method)
-                if interrupts.told:
-                    self.receive("cancelOperation")
-        except _GivenUp:
+            if interrupts.told:
+                self.receive("cancelOperation")
+        except KeyboardInterrupt:
+            if not interrupts.count:  # it came before the call, or behind its answer
+                raise
             self.abandon()
             raise Disconnected("interrupted") from None
         return answer
@@ -215,18 +217,14 @@ class Connection:
         _require(self.call("closeOperation", client().TSCloseOperationReq(self.session, query_id, self.statement)))
 
 
-class _GivenUp(BaseException):
-    """The second Ctrl-C."""
-
-
 class _Interrupts:
     """Ctrl-C while a call is under way. It must not tear a frame, nor part a call from its answer: so the first calls
-    `cancel` once the call is sent, and only the second raises."""
+    `cancel` once the call is sent, and only the second raises KeyboardInterrupt."""
 
     def __init__(self, cancel: Callable[[], None]) -> None:
         self._cancel = cancel
         self._sent = False
-        self._count = 0
+        self.count = 0
         self.told = False
 
     @contextmanager
@@ -242,13 +240,13 @@ class _Interrupts:
 
     def call_is_sent(self) -> None:
         self._sent = True
-        if self._count and not self.told:
+        if self.count and not self.told:
             self._tell()
 
     def _came(self) -> None:
-        self._count += 1
-        if self._count > 1:
-            raise _GivenUp
+        self.count += 1
+        if self.count > 1:
+            raise KeyboardInterrupt
         if self._sent:
             self._tell()
 
