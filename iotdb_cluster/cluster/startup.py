@@ -69,7 +69,7 @@ class Tale:
     address: NodeAddress
     incarnation: int
     agreement: Mapping[str, Any]
-    formed: bool  # it holds the membership of a cluster
+    formed: bool  # it holds the membership of a cluster; programs of before `CURRENT_MEMBERS` ask for that
     incarnations: Mapping[str, int]  # by node name: those that the cluster has registered
 
     def dump(self) -> dict[str, Any]:

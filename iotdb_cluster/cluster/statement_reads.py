@@ -63,7 +63,6 @@ T = TypeVar("T")
 CLOSE_TIMEOUT_MS = 5_000
 DECODE_INLINE_BYTES = 64 * 1024  # longer answers of other nodes are decoded on a worker
 SERIES_INLINE_MAX = 500  # series whose descriptions, or parts of an answer, are made on the loop: about 2 ms
-COLUMNS_INLINE_MAX = 500  # columns of a batch that are decoded on the loop: about 2 ms
 PATTERNS_INLINE_MAX = 200  # patterns that are looked up before others may use the loop
 MID_TIMEOUT_MS = 1_000  # of the try at a leader at consistency `mid`
 _LOST_CODES = (Status.NO_CONNECTION, Status.NO_LEADER, Status.QUERY_ID_NOT_EXIST)
@@ -410,7 +409,7 @@ class StatementReads:
             raise Interrupted(
                 f"the query ended, a node that it reads from is lost: repeat it ({error.message})"
             ) from None
-        if len(cursor.columns) <= COLUMNS_INLINE_MAX:
+        if len(cursor.columns) <= SERIES_INLINE_MAX:
             (rows,) = codec.decode_answer(_ONE_PULL, answer)
         else:
             (rows,) = await self._s.world.workers.run(codec.decode_answer, _ONE_PULL, answer)

@@ -14,7 +14,7 @@ from iotdb_cluster.query.requests import Request, Steps
 
 __all__ = ["Header", "Plan", "QueryContext", "drive", "header_of"]
 
-PARTS_JOINED_MAX = 64  # batches of a fetch that are made one at a time
+PARTS_JOINED_MAX = 64  # batches of a fetch that become one at a time
 
 T = TypeVar("T")
 

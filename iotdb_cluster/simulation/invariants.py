@@ -54,10 +54,7 @@ class _Watched:
         self._group = group.id
         self.inner = inner
         self.applied = group.applied
-        # Files may be ahead of the checkpoint that they were found beside, up to what anybody had applied by then: what
-        # is applied again changes nothing, and below that index the content is not yet that of the index. There it is.
-        self.sound = watch.meeting(group.id)
-        self._mirrors = _mirrors_finished(inner)
+        self._meet_anew()
 
     def apply(self, entries: Entries) -> list[Outcome]:
         check(
@@ -65,7 +62,8 @@ class _Watched:
             "%s applies entry %d of group %d after %d", self._name, entries.first, self._group, self.applied,
         )  # fmt: skip
         self._watch.applies(self._name, self._group, entries)
-        self._meet_again()
+        if _mirrors_finished(self.inner) != self._mirrors:  # a damaged unit was fetched as of where another stood
+            self._meet_anew()
         outcomes: list[Outcome] = []
         low = entries.first
         while low <= entries.last:
@@ -79,12 +77,11 @@ class _Watched:
             low = high + 1
         return outcomes
 
-    def _meet_again(self) -> None:
-        """A damaged unit was fetched anew: it is as of where the other replica stood, which may be ahead of here."""
-        mirrors = _mirrors_finished(self.inner)
-        if mirrors != self._mirrors:
-            self._mirrors = mirrors
-            self.sound = self._watch.meeting(self._group)
+    def _meet_anew(self) -> None:
+        # Files may be ahead of what is applied beside them, up to what anybody had applied by then: what is applied
+        # again changes nothing, and below that index the content is not yet that of the index. There it is.
+        self.sound = self._watch.meeting(self._group)
+        self._mirrors = _mirrors_finished(self.inner)
 
     def configured(self, configuration: ConfState, index: int) -> None:
         self.inner.configured(configuration, index)
@@ -102,8 +99,7 @@ class _Watched:
         )  # fmt: skip
         self.inner.install(snapshot)
         self.applied = snapshot.index
-        self.sound = self._watch.meeting(self._group)
-        self._mirrors = _mirrors_finished(self.inner)
+        self._meet_anew()
         if self.applied == self.sound:
             self._watch.compare(self._name, self._group, self.applied, self.inner)
 
